@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Which disk is this file? Two witnesses name a UUID: the attribute, and the record of the path. A
+ * UUID is the file's own if the metadata (or, before there is any, the claim) was made for its
+ * inode; else the name was copied with the file, or its metadata is gone, and it counts for
+ * nothing: content that nobody vouches for must never be read by a name that somebody knows.
+ *
+ * A new UUID is drawn under STORE/lock, after a second look, so that two mounts that open one new
+ * file at once agree. Order: claim, then attribute. Cut in between, the claim names a UUID that no
+ * file bears. Lock order: STORE/lock, then a disk's lock; nobody takes them the other way round.
+ */
+#include <fcntl.h>
+#include <sys/xattr.h>
+
+#include "bound.h"
+#include "vd_file.h"
+#include "vd_time.h"
+
+#define ATTR_VERSION "1"
+#define ATTR_MAX 64
+
+enum claim { OWN, OWN_EMPTY, FOREIGN, UNKNOWN };
+
+struct search {
+    struct vd_meta_store *s;
+    int fd;
+    const char *path;
+    struct stat st;
+    char *why;
+    /* what was found */
+    bool found, empty; /* UUID is the file's own; it has no metadata yet */
+    bool copied;       /* the attribute names a disk of another inode */
+    struct vd_id uuid;
+};
+
+void vd_identity_of(const struct stat *st, struct vd_identity *ret_id)
+{
+    *ret_id = (struct vd_identity){
+        .ino = st->st_ino,
+        .size_bytes = (uint64_t)st->st_size,
+        .mtime_ns = vd_timespec_ns(st->st_mtim),
+        .ctime_ns = vd_timespec_ns(st->st_ctim),
+    };
+}
+
+bool vd_identity_eq(const struct vd_identity *a, const struct vd_identity *b)
+{
+    return a->ino == b->ino && a->size_bytes == b->size_bytes && a->mtime_ns == b->mtime_ns &&
+           a->ctime_ns == b->ctime_ns;
+}
+
+/* ---- the attribute ---- */
+
+/* The file or its system takes no attribute of ours; it is bound by path. */
+static bool takes_none(int error)
+{
+    return error == -EOPNOTSUPP || error == -EPERM || error == -EACCES || error == -EROFS ||
+           error == -ENOSYS;
+}
+
+/* 0; -ENODATA: none or impossible; -EUCLEAN: not of our making, or of another version; -errno. */
+static int attr_get(const struct search *f, struct vd_id *ret_uuid)
+{
+    char value[ATTR_MAX + 1];
+    ssize_t n = fgetxattr(f->fd, VD_META_XATTR, value, ATTR_MAX);
+    if (n < 0 && errno != ERANGE)
+        return takes_none(-errno) ? -ENODATA : -errno;
+    const char *cause = "is not of this program's making";
+    if (n > 0) {
+        value[n] = '\0';
+        size_t digits = strspn(value, "0123456789");
+        if (strlen(value) == (size_t)n && digits && value[digits] == ':') {
+            value[digits] = '\0';
+            if (strcmp(value, ATTR_VERSION) != 0)
+                cause = "is of another version; this program knows " ATTR_VERSION;
+            else if (strlen(value + 2) == VD_ID_HEX - 1 && vd_id_parse(value + 2, ret_uuid) == 0)
+                return 0;
+            else
+                cause = "is damaged";
+        }
+    }
+    snprintf(f->why, VD_META_WHY,
+             "%.300s: its attribute " VD_META_XATTR " %s; restore it, or remove it "
+             "(setfattr -x) and the file becomes a new disk",
+             f->path, cause);
+    return -EUCLEAN;
+}
+
+static int attr_set(int fd, const struct vd_id *uuid)
+{
+    char value[ATTR_MAX] = ATTR_VERSION ":";
+    vd_id_hex(uuid, value + 2);
+    return fsetxattr(fd, VD_META_XATTR, value, strlen(value), 0) < 0 ? -errno : 0;
+}
+
+/* ---- the search ---- */
+
+/* Whose is UUID? An enum claim, or -errno. */
+static int judge(const struct search *f, const struct vd_id *uuid)
+{
+    vd_cleanup(vd_meta_close_p) struct vd_meta *m = NULL;
+    struct vd_layer_record layer;
+    int r = vd_meta_open(f->s, uuid, VD_META_READ, &m, f->why);
+    if (r == 0)
+        r = vd_meta_get_layer(m, 0, &layer);
+    if (r == -EUCLEAN && m)
+        memcpy(f->why, vd_meta_why(m), VD_META_WHY);
+    if (r == 0)
+        return layer.identity.ino == f->st.st_ino ? OWN : FOREIGN;
+    if (r != -ENOENT)
+        return r;
+    return vd__claim_is(f->s, uuid, f->st.st_ino) ? OWN_EMPTY : UNKNOWN;
+}
+
+static int consider(struct search *f, const struct vd_id *uuid)
+{
+    int claim = judge(f, uuid);
+    if (claim < 0)
+        return claim;
+    if (claim == OWN || claim == OWN_EMPTY) {
+        f->found = true;
+        f->empty = claim == OWN_EMPTY;
+        f->uuid = *uuid;
+    }
+    return claim;
+}
+
+/* 0 whether or not something was found, or -errno. */
+static int search(struct search *f)
+{
+    struct vd_id uuid;
+    f->found = f->empty = f->copied = false;
+    if (fstat(f->fd, &f->st) < 0)
+        return -errno;
+    int r = attr_get(f, &uuid);
+    if (r == 0) {
+        r = consider(f, &uuid);
+        if (r < 0 || f->found)
+            return r < 0 ? r : 0;
+        f->copied = r == FOREIGN;
+    } else if (r != -ENODATA) {
+        return r;
+    }
+    struct vd__bound b;
+    r = vd__bound_get(f->s, f->path, &b, f->why);
+    if (r == 0 && b.ino == f->st.st_ino && b.size_bytes == (uint64_t)f->st.st_size)
+        r = consider(f, &b.uuid);
+    return r < 0 && r != -ENOENT ? r : 0;
+}
+
+/* ---- a new disk ---- */
+
+static int bind_path(const struct search *f, const struct vd_id *uuid)
+{
+    struct vd__bound b = {
+        .ino = f->st.st_ino, .size_bytes = (uint64_t)f->st.st_size, .uuid = *uuid};
+    return vd__bound_put(f->s, f->path, &b);
+}
+
+static int lock_store(const struct search *f, int *ret_fd)
+{
+    vd_cleanup_close int fd = openat(f->s->fd, VD__LOCK_NAME,
+                                     O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0600);
+    if (fd < 0)
+        return -errno;
+    int r = vd_lock_wait(fd, VD_LOCK_EXCLUSIVE, 0, 1, VD__LOCK_TIMEOUT_MS);
+    if (r == -ETIMEDOUT)
+        snprintf(f->why, VD_META_WHY, "%.400s/lock: held by another process for %u s", f->s->path,
+                 VD__LOCK_TIMEOUT_MS / 1000);
+    if (r == 0)
+        *ret_fd = vd_steal_fd(&fd);
+    return r;
+}
+
+static int make(struct search *f)
+{
+    vd_cleanup_close int lock_fd = -1, disks_fd = -1;
+    int r = lock_store(f, &lock_fd);
+    if (r == 0)
+        r = search(f);
+    if (r < 0 || f->found)
+        return r;
+    struct vd_id uuid;
+    r = vd__store_make_dir(f->s, "disks", &disks_fd);
+    if (r == 0)
+        r = vd_id_new(&uuid);
+    if (r == 0)
+        r = vd__claim_put(f->s, &uuid, f->st.st_ino);
+    if (r == 0)
+        r = attr_set(f->fd, &uuid);
+    if (takes_none(r))
+        r = bind_path(f, &uuid);
+    if (r < 0)
+        return r;
+    f->uuid = uuid;
+    f->found = f->empty = true;
+    return 0;
+}
+
+int vd_meta_bind(struct vd_meta_store *s, int fd, const char *path, bool make_it,
+                 struct vd_id *ret_uuid, bool *ret_made, char ret_why[VD_META_WHY])
+{
+    struct search f = {.s = s, .fd = fd, .path = path, .why = ret_why};
+    ret_why[0] = '\0';
+    int r = search(&f);
+    if (r == 0 && !f.found && make_it)
+        r = make(&f);
+    if (r < 0)
+        return r;
+    if (!f.found || (f.empty && !make_it))
+        return f.copied ? -ESTALE : -ENOENT;
+    *ret_uuid = f.uuid;
+    *ret_made = f.empty;
+    return 0;
+}
+
+int vd_meta_rebind(struct vd_meta_store *s, int fd, const char *path, const struct vd_id *uuid)
+{
+    char why[VD_META_WHY];
+    struct search f = {.s = s, .fd = fd, .path = path, .why = why};
+    struct vd_id attr;
+    if (fstat(fd, &f.st) < 0)
+        return -errno;
+    if (attr_get(&f, &attr) == 0 && vd_id_eq(&attr, uuid))
+        return 0;
+    return bind_path(&f, uuid);
+}

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Records as they lie in the environment. Pure functions: bytes in, bytes or structs out.
+ *
+ *   u16 type | u16 version | u32 payload length | payload | u32 CRC32C
+ *
+ * All little-endian. The checksum covers the name of the database and the key too, so that a sound
+ * record in the wrong place does not verify. Payloads have one length a version; texts fill their
+ * field with NULs, at least one, so that equal records are equal bytes.
+ */
+#ifndef VD__META_CODEC_H
+#define VD__META_CODEC_H
+
+#include "vd_meta.h"
+
+enum vd__rec_type { VD__REC_DISK = 1, VD__REC_LAYER = 2, VD__REC_OWNER = 3 };
+
+#define VD__REC_VERSION 1u
+#define VD__REC_HEAD 8u
+#define VD__REC_OVERHEAD 12u /* head and checksum */
+#define VD__DISK_LEN 1088u
+#define VD__LAYER_LEN 1368u
+#define VD__OWNER_LEN 560u
+#define VD__REC_MAX (VD__LAYER_LEN + VD__REC_OVERHEAD) /* of the types above */
+#define VD__REC_WHY 128
+
+#define VD__DB_DISK "disk"
+#define VD__DB_LAYER "layer"
+#define VD__DB_OWNER "owner"
+
+struct vd__key {
+    uint8_t b[16];
+    size_t len;
+};
+struct vd__key vd__key_index(uint64_t index);
+struct vd__key vd__key_id(const struct vd_id *id);
+
+/* Encoders: the whole record into RET_VALUE (VD__REC_MAX bytes); its length, or -EINVAL where a
+ * text is too long or a number out of range. */
+ssize_t vd__encode_disk(const struct vd_disk_record *r, void *ret_value);
+ssize_t vd__encode_layer(uint32_t index, const struct vd_layer_record *r, void *ret_value);
+ssize_t vd__encode_owner(const struct vd_owner_record *r, void *ret_value);
+
+/* Decoders: 0, or -EUCLEAN with RET_WHY saying what is wrong with the record. Any bytes may come.
+ */
+int vd__decode_disk(const void *value, size_t len, struct vd_disk_record *ret_r,
+                    char ret_why[VD__REC_WHY]);
+int vd__decode_layer(uint32_t index, const void *value, size_t len, struct vd_layer_record *ret_r,
+                     char ret_why[VD__REC_WHY]);
+int vd__decode_owner(const struct vd__key *key, const void *value, size_t len,
+                     struct vd_owner_record *ret_r, char ret_why[VD__REC_WHY]);
+
+/* Length and checksum only: records of every type and version. 0 or -EUCLEAN. */
+int vd__rec_verify(const char *db, const void *key, size_t key_len, const void *value, size_t len);
+
+#endif

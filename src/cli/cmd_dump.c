@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+/* vdisk dump: every record of a disk's metadata as text, and what the cache notes of it. */
+#include <inttypes.h>
+#include <string.h>
+#include <time.h>
+
+#include "cli.h"
+#include "vd_ctl.h"
+
+#define HEX_MAX 4096u /* bytes of a value of unknown kind */
+
+static json_t *hex_json(const void *data, size_t len)
+{
+    static char text[2 * HEX_MAX + 1];
+    const uint8_t *b = data;
+    len = vd_min(len, (size_t)HEX_MAX);
+    for (size_t i = 0; i < len; i++)
+        snprintf(text + 2 * i, 3, "%02x", b[i]);
+    text[2 * len] = '\0';
+    return json_string(text);
+}
+
+/* The first walk only gathers: getting records during a walk would be two uses of one session at
+ * once. */
+static int gather(void *user, const struct vd_meta_raw *raw)
+{
+    json_array_append_new(user,
+                          json_pack("{s:s, s:o, s:o, s:b}", "db", raw->db, "key",
+                                    hex_json(raw->key, raw->key_len), "value",
+                                    hex_json(raw->value, raw->value_len), "bad", raw->error != 0));
+    return 0;
+}
+
+static json_t *time_json(uint64_t seconds)
+{
+    time_t t = (time_t)seconds;
+    struct tm tm;
+    char text[64];
+    if (!gmtime_r(&t, &tm) || !strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &tm))
+        return json_null();
+    return json_string(text);
+}
+
+static json_t *identity_json(const struct vd_identity *id)
+{
+    return json_pack("{s:I, s:I, s:I, s:I}", "ino", (json_int_t)id->ino, "size",
+                     (json_int_t)id->size_bytes, "mtime_ns", (json_int_t)id->mtime_ns, "ctime_ns",
+                     (json_int_t)id->ctime_ns);
+}
+
+/* 64 random bits are no JSON number. */
+static json_t *generation_json(uint64_t generation)
+{
+    char text[20];
+    snprintf(text, sizeof(text), "%016" PRIx64, generation);
+    return json_string(text);
+}
+
+static json_t *disk_json(const struct vd_disk_record *r)
+{
+    return json_pack("{s:o, s:o, s:I, s:I, s:b, s:o, s:o}", "uuid", cli_id_json(&r->uuid, true),
+                     "live_disk_id", cli_id_json(&r->live_disk_id, true), "size",
+                     (json_int_t)r->size_bytes, "layers", (json_int_t)r->nlayers, "clean",
+                     (int)r->clean, "boot_id", cli_id_json(&r->boot_id, true), "path",
+                     vd_ctl_text(r->path));
+}
+
+static json_t *layer_json(const struct vd_layer_record *r)
+{
+    return json_pack("{s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:o}", "disk_id",
+                     cli_id_json(&r->disk_id, true), "state", cli_layer_state(r->state),
+                     "generation", generation_json(r->generation), "token",
+                     cli_id_json(&r->token, true), "identity", identity_json(&r->identity),
+                     "created", time_json(r->created_s), "path", vd_ctl_text(r->path), "snapshot",
+                     vd_ctl_text(r->snapshot));
+}
+
+static json_t *owner_json(const struct vd_owner_record *r)
+{
+    return json_pack("{s:o, s:s, s:I, s:o, s:I, s:o, s:o}", "id", cli_id_json(&r->id, true),
+                     "state", cli_owner_state(r->state), "epoch", (json_int_t)r->epoch, "boot_id",
+                     cli_id_json(&r->boot_id, true), "pid", (json_int_t)r->pid, "host",
+                     vd_ctl_text(r->host), "endpoint", vd_ctl_text(r->endpoint));
+}
+
+struct owner_search {
+    struct vd_id id;
+    json_t *found;
+};
+
+static int match_owner(void *user, const struct vd_owner_record *r)
+{
+    struct owner_search *s = user;
+    if (!vd_id_eq(&r->id, &s->id))
+        return 0;
+    s->found = owner_json(r);
+    return 1;
+}
+
+/* The decoded record of DB and KEY (hex), or NULL where it is of no known kind or does not verify.
+ */
+static json_t *decode(struct vd_meta *m, const char *db, const char *key)
+{
+    struct vd_disk_record disk;
+    struct vd_layer_record layer;
+    struct owner_search owner = {0};
+    if (strcmp(db, "disk") == 0)
+        return vd_meta_get_disk(m, &disk) == 0 ? disk_json(&disk) : NULL;
+    if (strcmp(db, "layer") == 0) {
+        uint32_t index = (uint32_t)strtoull(key, NULL, 16);
+        return vd_meta_get_layer(m, index, &layer) == 0 ? layer_json(&layer) : NULL;
+    }
+    if (strcmp(db, "owner") == 0 && vd_id_parse(key, &owner.id) == 0 &&
+        vd_meta_each_owner(m, match_owner, &owner) < 0 && owner.found) {
+        json_decref(owner.found);
+        owner.found = NULL;
+    }
+    return owner.found;
+}
+
+static json_t *records_json(struct vd_meta *m, int *ret_nbad)
+{
+    json_t *list = json_array(), *record;
+    size_t i;
+    int r = vd_meta_walk(m, gather, list);
+    *ret_nbad = r < 0 && json_array_size(list) == 0;
+    json_array_foreach(list, i, record)
+    {
+        bool bad = json_is_true(json_object_get(record, "bad"));
+        json_t *value = NULL;
+        if (!bad)
+            value = decode(m, json_string_value(json_object_get(record, "db")),
+                           json_string_value(json_object_get(record, "key")));
+        if (value)
+            json_object_set_new(record, "value", value);
+        json_object_del(record, "bad");
+        json_object_set_new(record, "error", bad ? json_string("does not verify") : json_null());
+        *ret_nbad += bad;
+    }
+    return list;
+}
+
+static json_t *witness_json(const struct cli_place *p, const struct cli_disk *d)
+{
+    struct vd_cache_witness w;
+    if (!d->recorded || !p->cache_dir[0] ||
+        vd_cache_scan_witness(p->cache_dir, &d->record.live_disk_id, &w) < 0)
+        return json_null();
+    struct vd_identity id = {
+        .ino = w.ino, .size_bytes = w.size_bytes, .mtime_ns = w.mtime_ns, .ctime_ns = w.ctime_ns};
+    return json_pack("{s:o, s:o, s:b, s:b, s:o, s:o}", "token", cli_id_json(&w.token, true),
+                     "generation", generation_json(w.generation), "attached", (int)w.attached,
+                     "written", (int)w.written, "boot_id", cli_id_json(&w.boot_id, true),
+                     "identity", identity_json(&id));
+}
+
+/* ---- as text ---- */
+
+static void print_fields(const char *prefix, json_t *o)
+{
+    const char *key;
+    json_t *v;
+    json_object_foreach(o, key, v)
+    {
+        char name[64];
+        snprintf(name, sizeof(name), "%s%s%s", prefix, *prefix ? "." : "", key);
+        if (json_is_object(v))
+            print_fields(name, v);
+        else if (json_is_integer(v))
+            printf("    %s: %lld\n", name, (long long)json_integer_value(v));
+        else if (json_is_boolean(v))
+            printf("    %s: %s\n", name, json_is_true(v) ? "yes" : "no");
+        else
+            printf("    %s: %s\n", name, json_is_string(v) ? json_string_value(v) : "-");
+    }
+}
+
+static void print_dump(json_t *dump)
+{
+    size_t i;
+    json_t *record, *witness = json_object_get(dump, "witness");
+    printf("%s\n", json_string_value(json_object_get(dump, "path")));
+    json_array_foreach(json_object_get(dump, "records"), i, record)
+    {
+        json_t *value = json_object_get(record, "value");
+        const char *error = json_string_value(json_object_get(record, "error"));
+        printf("  %s %s%s%s\n", json_string_value(json_object_get(record, "db")),
+               json_string_value(json_object_get(record, "key")), error ? ": " : "",
+               error ? error : "");
+        if (json_is_object(value))
+            print_fields("", value);
+        else
+            printf("    bytes: %s\n", json_string_value(value));
+    }
+    if (json_is_object(witness)) {
+        printf("  witness of the cache\n");
+        print_fields("", witness);
+    }
+}
+
+static int dump(struct cli *cli, const struct cli_target *t, const struct cli_disk *d)
+{
+    vd_cleanup(vd_meta_close_p) struct vd_meta *m = NULL;
+    char why[VD_META_WHY] = "", path[PATH_MAX];
+    if (!d->bound)
+        return cli_fail(cli, cli->args[0], "%s",
+                        d->refused ? d->why
+                                   : "it has no metadata yet: it was never opened in a mount");
+    int r = vd_meta_open(t->place.store, &d->uuid, VD_META_READ, &m, why);
+    if (r < 0)
+        return cli_fail(cli, cli->args[0], "its metadata cannot be read: %s",
+                        why[0] ? why : strerror(-r));
+    int nbad = 0;
+    vd_meta_disk_path(t->place.store, &d->uuid, path, sizeof(path));
+    json_t *records = records_json(m, &nbad);
+    json_t *doc = json_pack("{s:o, s:o, s:o, s:o}", "path", vd_ctl_text(path), "uuid",
+                            cli_id_json(&d->uuid, true), "records", records, "witness",
+                            witness_json(&t->place, d));
+    if (!cli->json)
+        print_dump(doc);
+    r = cli->json ? cli_print_json(json_incref(doc)) : CLI_DONE;
+    json_decref(doc);
+    if (nbad)
+        cli_warn(cli->args[0], "%s", vd_meta_why(m)[0] ? vd_meta_why(m) : "a record is damaged");
+    return nbad || ferror(stdout) ? CLI_FAILED : r;
+}
+
+int cmd_dump(struct cli *cli)
+{
+    if (cli->nargs != 1)
+        return cli_usage_error(cli);
+    struct cli_target t;
+    struct cli_disk d;
+    int r = cli_open(cli, cli->args[0], &t, &d);
+    if (r != 0)
+        return r;
+    r = dump(cli, &t, &d);
+    cli_close(&t, &d);
+    return r;
+}

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+/* vdisk info, vdisk owner: one disk, and who has it. */
+#include <string.h>
+
+#include "cli.h"
+#include "vd_ctl.h"
+
+/* The layers of D, newest first. A disk without metadata has one, its file, which has no ID yet. */
+static json_t *layers_json(const struct cli_disk *d)
+{
+    json_t *layers = json_array();
+    json_array_append_new(
+        layers, json_pack("{s:i, s:o, s:o, s:s, s:o}", "index", 0, "disk_id",
+                          cli_id_json(&d->live.disk_id, d->recorded), "path",
+                          vd_ctl_text(d->recorded && d->live.path[0] ? d->live.path : d->name),
+                          "state", cli_layer_state(d->live.state), "snapshot",
+                          cli_text_json(d->live.snapshot[0] ? d->live.snapshot : NULL)));
+    return layers;
+}
+
+static json_t *info_json(const struct cli_disk *d, uint64_t cached)
+{
+    uint32_t layers = d->recorded ? d->record.nlayers : 1;
+    return json_pack("{s:o, s:I, s:o, s:i, s:s, s:o, s:o, s:o, s:[], s:I, s:b}", "name",
+                     vd_ctl_text(d->name), "size", (json_int_t)d->st.st_size, "disk_id",
+                     cli_id_json(&d->record.live_disk_id, d->recorded), "depth", (int)layers - 1,
+                     "state", cli_disk_state(d), "uuid", cli_id_json(&d->uuid, d->bound), "layers",
+                     layers_json(d), "owner", cli_owner_json(d), "filters", "cached_bytes",
+                     (json_int_t)cached, "attached", d->online != NULL);
+}
+
+static const char *id_text(const struct vd_id *id, bool known, char hex[VD_ID_HEX])
+{
+    vd_id_hex(id, hex);
+    return known ? hex : "-";
+}
+
+static void print_layers(json_t *layers)
+{
+    static const struct cli_column columns[] = {
+        {"INDEX", true}, {"STATE", false}, {"SNAPSHOT", false}, {"DISK-ID", false}, {"PATH", false},
+    };
+    struct cli_table *t = cli_table_new(columns, VD_ARRAY_SIZE(columns));
+    size_t i;
+    json_t *layer;
+    json_array_foreach(layers, i, layer)
+    {
+        char index[24];
+        snprintf(index, sizeof(index), "%zu", i);
+        cli_table_row(t);
+        cli_table_set(t, 0, index);
+        cli_table_set(t, 1, json_string_value(json_object_get(layer, "state")));
+        cli_table_set(t, 2, json_string_value(json_object_get(layer, "snapshot")));
+        cli_table_set(t, 3, json_string_value(json_object_get(layer, "disk_id")));
+        cli_table_set(t, 4, json_string_value(json_object_get(layer, "path")));
+    }
+    cli_table_print(t);
+}
+
+static int print_info(const struct cli *cli, const struct cli_disk *d, uint64_t cached)
+{
+    char hex[VD_ID_HEX], size[32], owner[300];
+    uint32_t layers = d->recorded ? d->record.nlayers : 1;
+    printf("name: %s\n", d->name);
+    printf("size: %s\n", cli_size(cli, (uint64_t)d->st.st_size, size));
+    printf("disk ID: %s\n", id_text(&d->record.live_disk_id, d->recorded, hex));
+    printf("state: %s\n", cli_disk_state(d));
+    printf("depth: %u\n", layers - 1);
+    if (d->owned)
+        printf("owner: %s, %s, epoch %llu\n", cli_owner_name(d, owner),
+               cli_owner_state(d->owner.state), (unsigned long long)d->owner.epoch);
+    else
+        printf("owner: -\n");
+    printf("open in a mount: %s\n", d->online ? "yes" : "no");
+    printf("cached: %s\n", cli_size(cli, cached, size));
+    printf("filters: -\n\n");
+    json_t *list = layers_json(d);
+    print_layers(list);
+    json_decref(list);
+    return ferror(stdout) ? CLI_FAILED : CLI_DONE;
+}
+
+int cmd_info(struct cli *cli)
+{
+    if (cli->nargs != 1)
+        return cli_usage_error(cli);
+    struct cli_target t;
+    struct cli_disk d;
+    int r = cli_open(cli, cli->args[0], &t, &d);
+    if (r != 0)
+        return r;
+    uint64_t cached = cli_cached_bytes(&t.place, &d);
+    if (d.refused)
+        cli_warn(cli->args[0], "refused: %s", d.why);
+    r = cli->json ? cli_print_json(info_json(&d, cached)) : print_info(cli, &d, cached);
+    cli_close(&t, &d);
+    return r;
+}
+
+static int print_owner(const struct cli_disk *d)
+{
+    static const struct cli_column columns[] = {
+        {"HOST", false},  {"PID", true}, {"EPOCH", true},
+        {"STATE", false}, {"ID", false}, {"ENDPOINT", false},
+    };
+    struct cli_table *t = cli_table_new(columns, VD_ARRAY_SIZE(columns));
+    char text[VD_ID_HEX];
+    cli_table_row(t);
+    for (size_t i = 0; i < VD_ARRAY_SIZE(columns); i++)
+        cli_table_set(t, i, NULL);
+    cli_table_set(t, 3, "none");
+    if (d->owned) {
+        cli_table_set(t, 0, d->owner.host);
+        snprintf(text, sizeof(text), "%u", d->owner.pid);
+        cli_table_set(t, 1, text);
+        snprintf(text, sizeof(text), "%llu", (unsigned long long)d->owner.epoch);
+        cli_table_set(t, 2, text);
+        cli_table_set(t, 3, cli_owner_state(d->owner.state));
+        cli_table_set(t, 4, id_text(&d->owner.id, true, text));
+        cli_table_set(t, 5, d->owner.endpoint);
+    }
+    return cli_table_print(t);
+}
+
+int cmd_owner(struct cli *cli)
+{
+    if (cli->nargs != 1)
+        return cli_usage_error(cli);
+    struct cli_target t;
+    struct cli_disk d;
+    int r = cli_open(cli, cli->args[0], &t, &d);
+    if (r != 0)
+        return r;
+    if (d.refused)
+        r = cli_fail(cli, cli->args[0], "its owner is not known: %s", d.why);
+    else
+        r = cli->json ? cli_print_json(cli_owner_json(&d)) : print_owner(&d);
+    cli_close(&t, &d);
+    return r;
+}

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * vdisk: the command line of vdiskfs. It reads metadata and caches itself and asks a daemon only
+ * for what that alone knows, so most commands work whether or not a mount runs.
+ */
+#include <signal.h>
+#include <string.h>
+
+#include "cli.h"
+#include "vd_log.h"
+
+struct command {
+    const char *words; /* one or two */
+    const char *usage;
+    const char *what;
+    int (*run)(struct cli *cli); /* NULL: not in this version */
+};
+
+static const struct command commands[] = {
+    {"ls", "[PATH]", "list disks", cmd_ls},
+    {"info", "PATH", "tell about a disk", cmd_info},
+    {"map", "PATH", "show its extents", cmd_map},
+    {"explain", "PATH OFFSET", "show the way of one byte", cmd_explain},
+    {"owner", "PATH", "show who owns it", cmd_owner},
+    {"cache stats", "[PATH]", "count what the cache did", cmd_cache_stats},
+    {"cache flush", "[PATH]", "forget everything cached for a mount", cmd_cache_flush},
+    {"cache drop", "PATH", "forget what is cached of a disk", cmd_cache_drop},
+    {"check", "[PATH]", "verify metadata and cache", cmd_check},
+    {"doctor", "[PATH]", "verify this host's set-up", cmd_doctor},
+    {"dump", "PATH", "print every record of a disk's metadata", cmd_dump},
+    {"tree", "[PATH]", NULL, NULL},
+    {"snapshot", "PATH NAME", NULL, NULL},
+    {"snapshots", "PATH", NULL, NULL},
+    {"revert", "PATH NAME", NULL, NULL},
+    {"snapshot-rm", "PATH NAME", NULL, NULL},
+    {"clone", "PARENT CHILD", NULL, NULL},
+    {"flatten", "PATH", NULL, NULL},
+    {"resize", "PATH SIZE", NULL, NULL},
+    {"rm", "PATH", NULL, NULL},
+    {"release", "PATH", NULL, NULL},
+    {"adopt", "PATH --as-plain", NULL, NULL},
+    {"cache warm", "PATH", NULL, NULL},
+    {"cache pin", "PATH", NULL, NULL},
+    {"cache unpin", "PATH", NULL, NULL},
+    {"cache resize", "SIZE", NULL, NULL},
+    {"filter ls", "[PATH]", NULL, NULL},
+    {"filter attach", "PATH NAME [KEY=VALUE...]", NULL, NULL},
+    {"filter detach", "PATH NAME", NULL, NULL},
+    {"top", "", NULL, NULL},
+    {"metrics", "[PATH]", NULL, NULL},
+};
+
+static void print_help(FILE *out)
+{
+    fputs("usage: vdisk [OPTIONS] COMMAND ARGS\n"
+          "\n"
+          "A PATH names a disk or a directory, in a mount or in its source.\n"
+          "\n"
+          "commands:\n",
+          out);
+    for (size_t i = 0; i < VD_ARRAY_SIZE(commands); i++) {
+        char head[64];
+        if (!commands[i].run)
+            continue;
+        snprintf(head, sizeof(head), "%s %s", commands[i].words, commands[i].usage);
+        fprintf(out, "  %-22s %s\n", head, commands[i].what);
+    }
+    fputs("\n"
+          "options:\n"
+          "  --json                 print one JSON document\n"
+          "  --bytes                print sizes exactly\n"
+          "  --meta=DIR             where the metadata is, if not in SOURCE/.vdiskfs\n"
+          "  --cache=DIR            where the cache is, if not in the default place\n"
+          "  --help, --version\n",
+          out);
+}
+
+/* How many of ARGS the words of C take, 0 if they are others. */
+static int match(const struct command *c, char **args, int nargs)
+{
+    const char *second = strchr(c->words, ' ');
+    size_t len = second ? (size_t)(second - c->words) : strlen(c->words);
+    if (nargs < 1 || strlen(args[0]) != len || strncmp(args[0], c->words, len) != 0)
+        return 0;
+    if (!second)
+        return 1;
+    return nargs >= 2 && strcmp(args[1], second + 1) == 0 ? 2 : 0;
+}
+
+/* A path that begins with a dash is written ./-... */
+static bool options_fit(const struct cli *cli)
+{
+    for (int i = 0; i < cli->nargs; i++)
+        if (cli->args[i][0] == '-' &&
+            !(strcmp(cli->args[i], "--repair") == 0 && strcmp(cli->command, "check") == 0))
+            return false;
+    return true;
+}
+
+static int run(struct cli *cli, char **args, int nargs)
+{
+    for (size_t i = 0; i < VD_ARRAY_SIZE(commands); i++) {
+        const struct command *c = &commands[i];
+        int words = match(c, args, nargs);
+        if (!words)
+            continue;
+        cli->command = c->words;
+        cli->usage = c->usage;
+        cli->args = args + words;
+        cli->nargs = nargs - words;
+        if (!c->run)
+            return cli_fail(cli, c->words, "not available in this version");
+        return options_fit(cli) ? c->run(cli) : cli_usage_error(cli);
+    }
+    if (nargs)
+        fprintf(stderr, "vdisk: %s: no such command; see vdisk --help\n", args[0]);
+    else
+        print_help(stderr);
+    return CLI_USAGE;
+}
+
+/* Our options may stand anywhere; --repair and what later commands take is theirs. Moves what is
+ * not ours to the front of ARGV and returns how much that is, or -1 - status to end with. */
+static int parse(struct cli *cli, int argc, char **argv)
+{
+    int n = 0;
+    for (int i = 1; i < argc; i++) {
+        char *a = argv[i];
+        const char **dir = NULL;
+        if (a[0] != '-') {
+            argv[n++] = a;
+        } else if (strcmp(a, "--json") == 0) {
+            cli->json = true;
+        } else if (strcmp(a, "--bytes") == 0) {
+            cli->bytes = true;
+        } else if (strcmp(a, "--help") == 0 || strcmp(a, "-h") == 0) {
+            print_help(stdout);
+            return -1 - CLI_DONE;
+        } else if (strcmp(a, "--version") == 0) {
+            printf("vdisk %s\n", VD_VERSION);
+            return -1 - CLI_DONE;
+        } else if (strncmp(a, "--meta", 6) == 0 && (a[6] == '=' || !a[6])) {
+            dir = &cli->meta_dir;
+        } else if (strncmp(a, "--cache", 7) == 0 && (a[7] == '=' || !a[7])) {
+            dir = &cli->cache_dir;
+        } else if (n > 0) {
+            argv[n++] = a; /* the command says what it thinks of it */
+        } else {
+            fprintf(stderr, "vdisk: %s: no such option; see vdisk --help\n", a);
+            return -1 - CLI_USAGE;
+        }
+        if (!dir)
+            continue;
+        const char *eq = strchr(a, '=');
+        *dir = eq ? eq + 1 : i + 1 < argc ? argv[++i] : "";
+        if (!**dir) {
+            fprintf(stderr, "vdisk: %s: needs a directory\n", a);
+            return -1 - CLI_USAGE;
+        }
+    }
+    return n;
+}
+
+int main(int argc, char **argv)
+{
+    struct cli cli = {.command = "COMMAND", .usage = "ARGS"};
+    vd_log_init("vdisk", VD_LOG_WARNING);
+    signal(SIGPIPE, SIG_DFL);
+    int n = parse(&cli, argc, argv);
+    return n < 0 ? -1 - n : run(&cli, argv, n);
+}

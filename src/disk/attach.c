@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Attach and detach.
+ *
+ *   attach   backing, binding (UUID), records of a new disk, then shared ownership (own.c). A disk
+ * that another mount owns, or whose metadata cannot be written, is served past the cache; one whose
+ *            metadata is damaged is refused.
+ *   detach   requests have ended; backing synced; cache barrier; the file's identity, once its time
+ * stamps can no longer repeat; witness; record clean; owner record gone; lock dropped with the
+ * file.
+ */
+#include "disk.h"
+
+#include <string.h>
+#include <time.h>
+
+#include "vd_log.h"
+
+#define LANE_THREADS 32u
+#define TICK_WAIT_MS 20 /* a kernel's time stamps move every 4 ms (HZ 250), at most 10 */
+
+static int new_records(struct vd_disk *d, struct vd_meta *m)
+{
+    struct vd_identity id;
+    int r = vd__disk_identity(d, &id);
+    if (r < 0)
+        return r;
+    struct vd_disk_record disk = {
+        .uuid = d->uuid, .size_bytes = id.size_bytes, .nlayers = 1, .clean = true};
+    struct vd_layer_record layer = {
+        .state = VD_LAYER_LIVE, .generation = 1, .identity = id, .created_s = (uint64_t)time(NULL)};
+    disk.boot_id = d->ds->config.self.boot_id;
+    snprintf(disk.path, sizeof(disk.path), "%s", d->path);
+    r = vd_id_new(&layer.disk_id);
+    if (r == 0)
+        r = vd_id_new(&layer.token);
+    if (r < 0)
+        return r;
+    disk.live_disk_id = layer.disk_id;
+    r = vd_meta_put_disk(m, &disk);
+    if (r == 0)
+        r = vd_meta_put_layer(m, 0, &layer);
+    return r < 0 ? r : vd_meta_commit(m);
+}
+
+/* Finds or makes the disk's metadata and learns its names. */
+static int identify(struct vd_disk *d, char why[VD_META_WHY])
+{
+    struct vd_meta_store *store = d->ds->config.meta;
+    struct vd_id uuid;
+    bool made;
+    int r = vd_meta_bind(store, d->backing->fd, d->path, true, &uuid, &made, why);
+    if (r < 0)
+        return r;
+    pthread_mutex_lock(&d->ds->mu);
+    d->uuid = uuid;
+    pthread_mutex_unlock(&d->ds->mu);
+    vd_cleanup(vd_meta_close_p) struct vd_meta *m = NULL;
+    r = vd_meta_open(store, &uuid, made ? VD_META_MAKE : VD_META_READ, &m, why);
+    if (r < 0)
+        return r;
+    struct vd_disk_record disk;
+    r = vd_meta_get_disk(m, &disk);
+    if (r == -ENOENT) {
+        /* New, or cut off between its binding and its first record. */
+        if (!made) {
+            vd_meta_close(vd_steal_ptr(m));
+            r = vd_meta_open(store, &uuid, VD_META_MAKE, &m, why);
+        }
+        r = r < 0 && r != -ENOENT ? r : new_records(d, m);
+        if (r == 0)
+            r = vd_meta_get_disk(m, &disk);
+    }
+    if (r == -EUCLEAN)
+        snprintf(why, VD_META_WHY, "%s", vd_meta_why(m));
+    if (r == 0)
+        d->disk_id = disk.live_disk_id;
+    return r;
+}
+
+static void without_metadata(struct vd_disk *d)
+{
+    pthread_mutex_lock(&d->ds->mu);
+    d->uuid = (struct vd_id){0};
+    pthread_mutex_unlock(&d->ds->mu);
+}
+
+/* Shared ownership where it can be had; -EUCLEAN is the only failure. */
+static int join(struct vd_disk *d)
+{
+    char why[VD_META_WHY] = "";
+    int r = d->ds->config.meta ? identify(d, why) : -EROFS;
+    if (r == 0) {
+        r = vd__disk_acquire(d, VD_OWNER_SHARED, why);
+        if (r == 0 || r == -EAGAIN)
+            return 0;
+        if (r == -EBUSY) {
+            vd_log_note("%s: read past the cache: %s", d->path, why);
+            return 0;
+        }
+    } else if (r != -EUCLEAN) {
+        without_metadata(d);
+    }
+    if (r == -EUCLEAN)
+        vd_log_error("%s: refused: %s", d->path, why);
+    else if (d->ds->config.meta)
+        vd_log_warning("%s: served uncached: its metadata cannot be used: %s", d->path,
+                       why[0] ? why : strerror(-r));
+    return r == -EUCLEAN ? r : 0;
+}
+
+int vd__disk_attach(struct vd_disk *d, int path_fd, bool write)
+{
+    struct vd_disks_config *c = &d->ds->config;
+    int r = vd_lane_open(c->lanes, LANE_THREADS, &d->lane);
+    if (r == 0)
+        r = vd_backing_file_open(path_fd, !c->read_only, c->backing_direct, &d->backing);
+    if (r == 0)
+        r = vd__disk_identity(d, &d->identity);
+    if (r < 0)
+        return r;
+    atomic_store(&d->size_bytes, d->identity.size_bytes);
+    r = join(d);
+    if (r == 0 && write && c->own_at_open) {
+        char why[VD_META_WHY];
+        r = vd_disk_own(d, why);
+        if (r < 0)
+            vd_log_error("%s: cannot be opened for writing: %s", d->path, why);
+    }
+    return r;
+}
+
+/* Waits until a change from now on must get another time stamp than the file has. */
+static int settled_identity(struct vd_disk *d, struct vd_identity *ret_id)
+{
+    for (int i = 0;; i++) {
+        int r = vd__disk_identity(d, ret_id);
+        struct timespec now;
+        clock_gettime(CLOCK_REALTIME_COARSE, &now);
+        int64_t now_ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+        if (r < 0 || i == TICK_WAIT_MS || now_ns > vd_max(ret_id->mtime_ns, ret_id->ctime_ns))
+            return r;
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+}
+
+/* The record of a clean detach. */
+static int record_detach(struct vd_disk *d, bool clean, const struct vd_identity *id)
+{
+    vd_cleanup(vd_meta_close_p) struct vd_meta *m = NULL;
+    char why[VD_META_WHY];
+    int r = vd_meta_open(d->ds->config.meta, &d->uuid, VD_META_WRITE, &m, why);
+    struct vd_disk_record disk;
+    struct vd_layer_record layer;
+    if (r == 0)
+        r = vd_meta_get_disk(m, &disk);
+    if (r == 0)
+        r = vd_meta_get_layer(m, 0, &layer);
+    if (r == 0 && clean) {
+        disk.clean = true;
+        disk.size_bytes = id->size_bytes;
+        layer.identity = *id;
+        r = vd_meta_put_disk(m, &disk);
+        if (r == 0)
+            r = vd_meta_put_layer(m, 0, &layer);
+    }
+    if (r == 0)
+        r = vd_meta_del_owner(m, &d->ds->config.self.id);
+    if (r == 0 || (r == -ENOENT && clean))
+        r = vd_meta_commit(m);
+    return r == -ENOENT ? 0 : r;
+}
+
+/* The file has no name left: nothing of it will be asked for again. */
+static void remove_all(struct vd_disk *d)
+{
+    struct vd_cache *cache = d->ds->config.cache;
+    if (cache && d->witness.generation) {
+        struct vd_cache_key key = {.disk_id = d->disk_id, .generation = d->witness.generation};
+        vd_cache_forget(cache, &key);
+    }
+    int r = vd_meta_remove(d->ds->config.meta, &d->uuid);
+    if (r < 0 && r != -ENOENT)
+        vd_log_warning("%s: its metadata could not be removed: %s", d->path, strerror(-r));
+}
+
+static void detach_owned(struct vd_disk *d)
+{
+    bool exclusive = d->locked == VD_LOCK_EXCLUSIVE;
+    struct vd_identity id;
+    int r = 0;
+    if (exclusive) {
+        r = vd_backing_sync(d->backing, false);
+        if (r < 0)
+            vd_log_error("%s: could not be synced: %s", d->path, strerror(-r));
+        if (r == 0 && atomic_load(&d->layer) && vd_cache_barrier(d->ds->config.cache) < 0)
+            atomic_store(&d->sync_failed, true); /* the cache says why */
+    }
+    bool durable = r == 0 && !atomic_load(&d->sync_failed);
+    r = settled_identity(d, &id);
+    if (r == 0)
+        vd__disk_witness_detach(d, &id, durable);
+    r = record_detach(d, exclusive && durable && r == 0, &id);
+    if (r < 0)
+        vd_log_warning("%s: its metadata could not be updated at the detach: %s", d->path,
+                       strerror(-r));
+}
+
+void vd__disk_detach(struct vd_disk *d)
+{
+    vd_lane_close(vd_steal_ptr(d->lane));
+    struct stat st;
+    int r = vd_backing_stat(d->backing, &st);
+    if (vd_id_is_zero(&d->uuid))
+        return;
+    if (r == 0 && st.st_nlink == 0)
+        remove_all(d);
+    else if (d->locked != VD_LOCK_NONE)
+        detach_owned(d);
+}
+
+void vd__disk_free(struct vd_disk *d)
+{
+    vd_lane_close(d->lane);
+    vd_backing_close(d->backing); /* with it goes the lock */
+    while (!vd_list_empty(&d->retired)) {
+        struct retired_layer *l = vd_list_entry(d->retired.next, struct retired_layer, link);
+        vd_list_del(&l->link);
+        vd_cache_layer_close(l->layer);
+        free(l);
+    }
+    vd_cache_layer_close(atomic_load(&d->layer));
+    pthread_mutex_destroy(&d->mu);
+    pthread_mutex_destroy(&d->own_mu);
+    free(d);
+}

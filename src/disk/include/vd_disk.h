@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The disk: where filters, metadata, cache, ownership and backing meet. The FUSE side hands
+ * requests in here and knows nothing of what lies below; every request passes one gate
+ * (src/disk/gate.c), which is where filters will stand.
+ *
+ * Life: attach on the first open, detach after the last release (on a thread of the disk's own; an
+ * open that comes meanwhile waits for it). One struct vd_disk an inode of the source.
+ */
+#ifndef VD_DISK_H
+#define VD_DISK_H
+
+#include <sys/stat.h>
+#include <sys/types.h>
+
+#include "vd_backing.h"
+#include "vd_base.h"
+#include "vd_cache.h"
+#include "vd_id.h"
+#include "vd_meta.h"
+#include "vd_owner.h"
+
+#define VD_DISK_MIN_BYTES (1u << 20) /* a smaller file is passed through */
+
+struct vd_disks; /* all disks of a mount */
+struct vd_disk;
+
+enum vd_cache_mode { VD_CACHE_WRITETHROUGH, VD_CACHE_WRITEAROUND, VD_CACHE_OFF };
+
+struct vd_disks_config {
+    struct vd_meta_store *meta; /* NULL: none (read-only source): disks are served uncached */
+    struct vd_cache *cache;     /* NULL with VD_CACHE_OFF */
+    enum vd_cache_mode cache_mode;
+    struct vd_coordinator *coordinator;
+    struct vd_owner_self self;
+    struct vd_lanes *lanes;
+    bool own_at_open; /* --own=open */
+    bool read_only;   /* --read-only: nothing is ever owned exclusively */
+    bool backing_direct;
+};
+
+/* All pointers in CONFIG are borrowed and must outlive the disks. 0, -ENOMEM. */
+int vd_disks_new(const struct vd_disks_config *config, struct vd_disks **ret_disks) VD_WARN_UNUSED;
+
+/* Detaches all that is left, waits for it. No request may be under way. NULL is allowed. */
+void vd_disks_free(struct vd_disks *ds);
+
+/* Is the regular file ST with path descriptor PATH_FD a disk (1 MiB or more, or it has been one)?
+ */
+bool vd_disks_is_disk(struct vd_disks *ds, int path_fd, const struct stat *st);
+
+/*
+ * Opens the disk behind PATH_FD (O_PATH; borrowed), PATH below the source (a hint, for records and
+ * messages): attaches it if this is the first open. WRITE: the open is for writing.
+ * 0 and a reference; -EUCLEAN: refused, its metadata is damaged (logged once, with file and cause);
+ * -EROFS for WRITE on a read-only mount; -EBUSY with own_at_open; -errno of the file. Blocks.
+ */
+int vd_disk_open(struct vd_disks *ds, int path_fd, const char *path, bool write,
+                 struct vd_disk **ret_disk) VD_WARN_UNUSED;
+
+/* Gives the reference of one open back. Does not block: the last one starts the detach. */
+void vd_disk_release(struct vd_disk *d);
+
+/* PATH_FD's file lost its last name through this mount (unlink, rename over it): its metadata goes
+ * to trash and its slots are dropped, at once or after the last release. Does not block for long.
+ */
+void vd_disks_gone(struct vd_disks *ds, int path_fd);
+
+/*
+ * Requests. DONE is called exactly once, on any thread, possibly before the call returns, with USER
+ * and a count or -errno; for reads DATA holds the bytes, valid during DONE only. DONE must not
+ * block for long. Write data are borrowed until the call returns. Requests of one disk are not
+ * ordered among each other, but a request submitted after DONE of another sees its effect. errors:
+ * of the backing; -EBUSY: a change of a disk that another mount owns (logged, naming host and pid);
+ * -EROFS; -EUCLEAN: the disk is refused; -EFBIG past 2^62.
+ */
+typedef void (*vd_disk_done)(void *user, ssize_t result, const void *data);
+void vd_disk_read(struct vd_disk *d, uint64_t off, size_t len, vd_disk_done done, void *user);
+void vd_disk_write(struct vd_disk *d, uint64_t off, const void *data, size_t len, vd_disk_done done,
+                   void *user);
+void vd_disk_flush(struct vd_disk *d, bool data_only, vd_disk_done done, void *user);
+void vd_disk_zero(struct vd_disk *d, enum vd_zero_mode mode, uint64_t off, uint64_t len,
+                  vd_disk_done done, void *user);
+void vd_disk_truncate(struct vd_disk *d, uint64_t size, vd_disk_done done, void *user);
+
+/* Attributes of a disk's file changed through this mount (chown, chmod, utimens, xattrs, link,
+ * rename): the record must follow at the next clean detach. Any thread, does not block. */
+void vd_disk_touched(struct vd_disk *d);
+
+/* As if a write were about to come: owns the disk exclusively (a client locks byte 101, or
+ * --own=open). 0, -EBUSY with RET_WHY naming the owner's host and pid, -errno. Blocks up to
+ * seconds. */
+int vd_disk_own(struct vd_disk *d, char ret_why[VD_META_WHY]) VD_WARN_UNUSED;
+
+/* True while attributes of D may be cached by the kernel: this mount owns it exclusively. */
+bool vd_disk_attr_stable(struct vd_disk *d);
+
+/* ---- for the control socket ---- */
+
+struct vd_disk_stats {
+    uint64_t hits, misses, hit_bytes, miss_bytes, backing_reads, backing_read_bytes, coalesced,
+        readahead_bytes, bypassed, writes, write_bytes, flushes, errors;
+};
+/* Of one attached disk; of all disks since the mount began, detached ones included. */
+void vd_disk_get_stats(struct vd_disk *d, struct vd_disk_stats *ret_stats);
+void vd_disks_get_stats(struct vd_disks *ds, struct vd_disk_stats *ret_stats);
+
+struct vd_disk_info {
+    struct vd_id uuid;    /* zero: served without metadata */
+    struct vd_id disk_id; /* of the live layer; zero without metadata */
+    uint64_t generation;  /* of the cache key in use */
+    uint64_t size_bytes;
+    char path[1024];
+    unsigned opens;
+    enum vd_owner_state owner_state;
+    uint64_t epoch;
+    bool caching; /* reads ask the cache now */
+    uint64_t cached_bytes;
+};
+
+/* Calls FN for each attached disk with a reference that is valid during FN. Blocks. */
+int vd_disks_each(struct vd_disks *ds, int (*fn)(void *user, struct vd_disk *d), void *user);
+/* The attached disk of (st_dev, st_ino): 0 and a reference (vd_disk_put), or -ENOENT. */
+int vd_disks_find(struct vd_disks *ds, dev_t dev, ino_t ino,
+                  struct vd_disk **ret_disk) VD_WARN_UNUSED;
+int vd_disks_find_uuid(struct vd_disks *ds, const struct vd_id *uuid,
+                       struct vd_disk **ret_disk) VD_WARN_UNUSED;
+void vd_disk_put(struct vd_disk *d);
+
+void vd_disk_get_info(struct vd_disk *d, struct vd_disk_info *ret_info);
+/* Cached blocks, bit i: block first_block + i. All clear where the disk does not cache. */
+void vd_disk_cached(struct vd_disk *d, uint64_t first_block, uint32_t nblocks, uint64_t *ret_bits);
+/* Verifies the cached copy of a block against its checksum: 1 good, 0 bad, -ENODATA not cached. */
+int vd_disk_cached_verify(struct vd_disk *d, uint64_t block);
+/* Forgets what is cached of the disk. */
+void vd_disk_cache_drop(struct vd_disk *d);
+
+/* Another mount asks us to give up the disk UUID: a shared holder does, at once (0, also if we hold
+ * nothing); an exclusive one refuses: -EBUSY, RET_WHY names host and pid. */
+int vd_disks_release_request(struct vd_disks *ds, const struct vd_id *uuid,
+                             char ret_why[VD_META_WHY]) VD_WARN_UNUSED;
+
+#endif

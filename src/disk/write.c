@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The way of a change: write, zero, truncate, flush.
+ *
+ *   own       a change of a disk that is not owned exclusively owns it first (own.c), on a lane
+ * thread begin     the cache drops its copies of the blocks and refuses fills of them backing   the
+ * file is changed end       whole blocks of a write that was alone on them are admitted
+ * (writethrough), the blocks are open to fills again answer    last, so that a read after it is a
+ * hit
+ *
+ * A write runs on the calling worker, which borrows the data, while the lane lets it in; otherwise
+ * the data are copied and the write is queued. Everything else is always queued: it may wait for
+ * the device.
+ *
+ * An fsync that fails may have lost pages that the cache was given: from then on nothing cached of
+ * the disk is trusted (sync_failed, looked at by the detach too).
+ */
+#include "disk.h"
+
+#include <string.h>
+
+#include "vd_log.h"
+#include "vd_time.h"
+
+#define REFUSED_LOG_EVERY_MS 1000
+
+/* Owns the disk for a change; -EBUSY is logged, at most once a second a disk. */
+static int own_for_change(struct vd_disk *d)
+{
+    if (atomic_load(&d->state) == VD_OWNER_EXCLUSIVE)
+        return 0;
+    char why[VD_META_WHY] = "";
+    int r = vd_disk_own(d, why);
+    if (r == 0)
+        return 0;
+    pthread_mutex_lock(&d->mu);
+    bool say = vd_now_ms() - d->refused_logged_ms >= REFUSED_LOG_EVERY_MS;
+    if (say)
+        d->refused_logged_ms = vd_now_ms();
+    pthread_mutex_unlock(&d->mu);
+    if (say)
+        vd_log_error("%s: refused to write: %s", d->path, why[0] ? why : strerror(-r));
+    return r;
+}
+
+static void grow_to(struct vd_disk *d, uint64_t end)
+{
+    uint64_t size = atomic_load(&d->size_bytes);
+    while (size < end && !atomic_compare_exchange_weak(&d->size_bytes, &size, end))
+        ;
+}
+
+/* Ends W; BUF holds the LEN bytes that the backing now holds at OFF, or is NULL after a failure. */
+static void end_write(struct vd_disk *d, struct vd_cache_layer *layer, struct vd_cache_write *w,
+                      const uint8_t *buf, uint64_t off, size_t len)
+{
+    uint64_t first = vd_align_up(off, VD_BLOCK_SIZE);
+    uint64_t end = vd_align_down(off + len, VD_BLOCK_SIZE);
+    bool admit = buf && end > first && d->ds->config.cache_mode == VD_CACHE_WRITETHROUGH;
+    if (admit)
+        vd_cache_write_end(layer, w, buf + (first - off), first >> VD_BLOCK_SHIFT,
+                           (uint32_t)((end - first) >> VD_BLOCK_SHIFT));
+    else
+        vd_cache_write_end(layer, w, NULL, 0, 0);
+}
+
+static ssize_t write_now(struct vd_disk *d, uint64_t off, const void *data, size_t len)
+{
+    struct vd_cache_layer *layer = atomic_load_explicit(&d->layer, memory_order_acquire);
+    struct vd_cache_write w = {.first_block = off >> VD_BLOCK_SHIFT,
+                               .nblocks = vd_blocks_touched(off, len)};
+    if (layer)
+        vd_cache_write_begin(layer, &w);
+    ssize_t n = vd_backing_pwrite(d->backing, data, len, off);
+    if (n > 0)
+        grow_to(d, off + (uint64_t)n);
+    if (layer)
+        end_write(d, layer, &w, n == (ssize_t)len ? data : NULL, off, len);
+    return n;
+}
+
+static int zero_now(struct vd_disk *d, enum vd_zero_mode mode, uint64_t off, uint64_t len)
+{
+    struct vd_cache_layer *layer = atomic_load_explicit(&d->layer, memory_order_acquire);
+    struct vd_cache_write w = {.first_block = off >> VD_BLOCK_SHIFT,
+                               .nblocks = vd_blocks_touched(off, len)};
+    bool contents = mode != VD_ALLOC_KEEP && mode != VD_ALLOC_EXTEND;
+    if (layer && contents)
+        vd_cache_write_begin(layer, &w);
+    int r = vd_backing_zero(d->backing, mode, off, len);
+    if (r == 0 && (mode == VD_ZERO_EXTEND || mode == VD_ALLOC_EXTEND))
+        grow_to(d, off + len);
+    if (layer && contents)
+        vd_cache_write_end(layer, &w, NULL, 0, 0);
+    return r;
+}
+
+/* Blocks from the lower of both sizes on change: what is cut off, and the tail block. */
+static int truncate_now(struct vd_disk *d, uint64_t size)
+{
+    struct vd_cache_layer *layer = atomic_load_explicit(&d->layer, memory_order_acquire);
+    uint64_t old = atomic_load(&d->size_bytes);
+    struct vd_cache_write w = {.first_block = vd_min(size, old) >> VD_BLOCK_SHIFT};
+    w.nblocks = UINT64_MAX - w.first_block;
+    if (layer)
+        vd_cache_write_begin(layer, &w);
+    int r = vd_backing_truncate(d->backing, size);
+    if (r == 0)
+        atomic_store(&d->size_bytes, size);
+    if (layer)
+        vd_cache_write_end(layer, &w, NULL, 0, 0);
+    return r;
+}
+
+static int flush_now(struct vd_disk *d, bool data_only)
+{
+    int r = vd_backing_sync(d->backing, data_only);
+    if (r == 0)
+        return 0;
+    struct vd_cache_layer *layer = atomic_load_explicit(&d->layer, memory_order_acquire);
+    if (!atomic_exchange(&d->sync_failed, true))
+        vd_log_error("%s: flush failed: %s; what was cached of it is dropped", d->path,
+                     strerror(-r));
+    if (layer)
+        vd_cache_layer_drop(layer);
+    return r;
+}
+
+static void answer(struct vd_disk *d, vd_disk_done done, void *user, ssize_t result)
+{
+    if (result < 0)
+        count(d, C_ERRORS, 1);
+    done(user, result, NULL);
+}
+
+static ssize_t run_change(struct io *io)
+{
+    struct vd_disk *d = io->d;
+    int r = io->kind == IO_FLUSH ? 0 : own_for_change(d);
+    if (r < 0)
+        return r;
+    switch (io->kind) {
+    case IO_WRITE:
+        return write_now(d, io->off, io->data, io->len);
+    case IO_FLUSH:
+        return flush_now(d, io->arg);
+    case IO_ZERO:
+        return zero_now(d, (enum vd_zero_mode)io->arg, io->off, io->len);
+    case IO_TRUNCATE:
+        return truncate_now(d, io->off);
+    }
+    return -EINVAL;
+}
+
+static void change_job(struct vd_job *job)
+{
+    struct io *io = vd_container_of(job, struct io, job);
+    struct vd_disk *d = io->d;
+    ssize_t result = run_change(io);
+    vd_disk_done done = io->done;
+    void *user = io->user;
+    vd__disk_io_put(d->ds, io);
+    answer(d, done, user, result);
+}
+
+/* Puts a change off to the lane; DATA (of a write) is copied. */
+static void put_off(struct vd_disk *d, enum io_kind kind, int arg, uint64_t off, uint64_t len,
+                    const void *data, vd_disk_done done, void *user)
+{
+    struct io *io = vd__disk_io_get(d->ds, data ? (uint32_t)vd_blocks_touched(0, len) : 1);
+    if (!io) {
+        answer(d, done, user, -ENOMEM);
+        return;
+    }
+    io->job.run = change_job;
+    io->d = d;
+    io->kind = kind;
+    io->arg = arg;
+    io->off = off;
+    io->len = len;
+    io->done = done;
+    io->user = user;
+    if (data)
+        memcpy(io->data, data, len);
+    vd_lane_queue(d->lane, &io->job);
+}
+
+void vd__disk_change(struct vd_disk *d, enum io_kind kind, int arg, uint64_t off, uint64_t len,
+                     vd_disk_done done, void *user)
+{
+    if (kind == IO_FLUSH)
+        count(d, C_FLUSHES, 1);
+    put_off(d, kind, arg, off, len, NULL, done, user);
+}
+
+void vd__disk_write(struct vd_disk *d, uint64_t off, const void *data, size_t len,
+                    vd_disk_done done, void *user)
+{
+    count(d, C_WRITES, 1);
+    count(d, C_WRITE_BYTES, len);
+    if (atomic_load(&d->state) != VD_OWNER_EXCLUSIVE || !vd_lane_enter(d->lane)) {
+        put_off(d, IO_WRITE, 0, off, len, data, done, user);
+        return;
+    }
+    ssize_t n = write_now(d, off, data, len);
+    vd_lane_leave(d->lane);
+    answer(d, done, user, n);
+}

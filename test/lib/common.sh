@@ -1,0 +1,127 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: Apache-2.0
+# For every shell test, and the scripts of bench/: a private folder, cleaning up however the script ends,
+# waiting with a bound, and checks that say what they expected. Source it first; $VD_BUILD is the build folder.
+#
+#   $T             the private folder; removed at the end, with every mount below it
+#   later PID      this process is ended at the end (by its number, never by name)
+#   wait_for CONDITION SECONDS    CONDITION is shell text, run until it succeeds; fails the script after SECONDS
+set -euo pipefail
+
+: "${VD_BUILD:?is not set: the build folder}"
+VD_BUILD=$(cd "$VD_BUILD" && pwd)
+VD_SOURCE=${VD_SOURCE:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)}
+T=$(mktemp -d "${TMPDIR:-/tmp}/vdiskfs-test.XXXXXX")
+LATER_PIDS=()
+export VDISKFS_RUNDIR=$T/run
+mkdir "$VDISKFS_RUNDIR"
+
+later() {
+    LATER_PIDS+=("$1")
+}
+
+# A zombie, which our wait has yet to collect, is gone too.
+alive() {
+    local state
+    state=$(sed 's/.*) //; s/ .*//' "/proc/$1/stat" 2>/dev/null) && [ -n "$state" ] && [ "$state" != Z ]
+}
+
+# holds CONDITION SECONDS: as wait_for, but an answer rather than the end of the script.
+holds() {
+    local end=$((SECONDS + $2 + 1))
+    until eval "$1"; do
+        [ "$SECONDS" -lt "$end" ] || return 1
+        sleep 0.02
+    done
+}
+
+wait_for() {
+    holds "$1" "$2" || fail "waited $2 s in vain for: $1"
+}
+
+mounts_below() {
+    # newest first; the kernel writes a space in a path as \040
+    awk -v top="$T/" 'index($2, top) == 1 {print $2}' /proc/self/mounts | tac
+}
+
+cleanup() {
+    local status=$? mnt pid
+    trap - EXIT INT TERM HUP
+    set +e
+    if [ "$status" -ne 0 ] && [ "$status" -ne 77 ]; then
+        for log in "$T"/*.log; do
+            [ -s "$log" ] && { echo "--- ${log##*/}"; tail -n 40 "$log"; } >&2
+        done
+    fi
+    cd /
+    for mnt in $(mounts_below); do
+        umount "$mnt" 2>/dev/null || umount -l "$mnt" 2>/dev/null
+    done
+    for pid in "${LATER_PIDS[@]}"; do
+        alive "$pid" && kill "$pid" 2>/dev/null
+    done
+    for pid in "${LATER_PIDS[@]}"; do
+        holds "! alive $pid" 10 || kill -9 "$pid" 2>/dev/null
+    done
+    if [ -n "${VD_KEEP:-}" ]; then
+        echo "kept: $T" >&2
+    else
+        rm -rf --one-file-system "$T"
+    fi
+    exit "$status"
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+fail() {
+    echo "FAIL: $* (${BASH_SOURCE[-1]##*/}:${BASH_LINENO[-2]})" >&2
+    exit 1
+}
+
+ok() {
+    echo "ok: $*"
+}
+
+skip() {
+    echo "SKIP: $*"
+    exit 77
+}
+
+# assert_eq WHAT FOUND WANTED
+assert_eq() {
+    [ "$2" = "$3" ] || fail "$1: found '$2', wanted '$3'"
+}
+
+# assert_lt WHAT FOUND LIMIT; both whole numbers
+assert_lt() {
+    [ "$2" -lt "$3" ] || fail "$1: found $2, wanted less than $3"
+}
+
+assert_ge() {
+    [ "$2" -ge "$3" ] || fail "$1: found $2, wanted at least $3"
+}
+
+# assert_fails WHAT COMMAND ARGS...: the command must fail (and not by a signal); its output is in $T/fails.out
+assert_fails() {
+    local what=$1 status=0
+    shift
+    "$@" >"$T/fails.out" 2>&1 || status=$?
+    [ "$status" -ne 0 ] || fail "$what: succeeded, and should not have"
+    [ "$status" -lt 128 ] || fail "$what: died with status $status: $(cat "$T/fails.out")"
+}
+
+# assert_same WHAT FILE FILE
+assert_same() {
+    cmp "$2" "$3" >&2 || fail "$1: the bytes differ"
+}
+
+# random_file PATH SIZE [SEED]: no two blocks alike, and the same in each run
+random_file() {
+    "$VD_BUILD/bench/hammer" bytes --seed="${3:-1}" --size="$2" >"$1"
+}
+
+# file_bytes PATH, and the bytes of it that are allocated
+file_bytes() {
+    stat -c %s "$1"
+}
