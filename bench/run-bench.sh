@@ -116,7 +116,7 @@ measure() {
 
 # Warm: read until the cache has it all. A fill may be dropped or come late, so once is not the rule.
 reads_nothing() {
-    reads_backing "${target[vdiskfs]}" dd if="${target[vdiskfs]}" of=/dev/null bs=1M iflag=direct status=none
+    reads_backing "$T/vdiskfs" dd if="${target[vdiskfs]}" of=/dev/null bs=1M iflag=direct status=none
     [ "$BACKING_BYTES" -eq 0 ]
 }
 for server in "${!target[@]}"; do
@@ -125,7 +125,7 @@ done
 warm_bytes=
 if [ -n "${VD_PIDS[$T/vdiskfs]:-}" ]; then
     wait_for reads_nothing 60
-    warm_bytes=$(stat_of "${target[vdiskfs]}" backing_read_bytes)
+    warm_bytes=$(stat_of "$T/vdiskfs" backing_read_bytes)
 fi
 
 declare -A found=()
@@ -137,7 +137,7 @@ for ((round = 1; round <= rounds; round++)); do
 done
 [ -t 2 ] && printf '\r%60s\r' '' >&2
 
-if [ -n "$warm_bytes" ] && [ "$(stat_of "${target[vdiskfs]}" backing_read_bytes)" != "$warm_bytes" ]; then
+if [ -n "$warm_bytes" ] && [ "$(stat_of "$T/vdiskfs" backing_read_bytes)" != "$warm_bytes" ]; then
     echo "note: vdiskfs read from the backing while it was measured; its rows are not of a warm cache" >&2
 fi
 

@@ -132,6 +132,43 @@ START_TEST(after_a_death_damage_is_refused_or_harmless)
 }
 END_TEST
 
+/* The newer of LMDB's two meta pages made to look the older: the state before the last commit is
+ * sound, and is not the last. */
+START_TEST(after_a_death_an_older_state_is_refused)
+{
+    struct place p;
+    place_make(&p);
+    struct vd_id uuid = make_disk(&p, 5);
+    leave_open(&p, &uuid, 6);
+    leave_open(&p, &uuid, 7);
+    struct bytes sound = file_load(&p, &uuid, "meta.mdb");
+    struct bytes sum = file_load(&p, &uuid, "meta.sum");
+    int refused = 0;
+    for (size_t page = 0; page < 2; page++) {
+        uint8_t *txnid = sound.p + page * PAGE + 144;
+        uint64_t was = vd_get_le64(txnid);
+        vd_put_le64(txnid, 0);
+        file_store(&p, &uuid, "meta.mdb", sound.p, sound.len);
+        file_store(&p, &uuid, "meta.sum", sum.p, sum.len);
+        vd_put_le64(txnid, was);
+        char why[VD_META_WHY] = "";
+        struct vd_meta *m;
+        int r = vd_meta_open(p.store, &uuid, VD_META_READ, &m, why);
+        if (r == 0) {
+            ck_assert_uint_eq(whole_stamp(m, &uuid), 7);
+            vd_meta_close(m);
+        } else {
+            ck_assert_int_eq(r, -EUCLEAN);
+            refused++;
+        }
+    }
+    ck_assert_int_eq(refused, 1);
+    free(sound.p);
+    free(sum.p);
+    place_drop(&p);
+}
+END_TEST
+
 /* The mark itself damaged: the environment is looked at, and is sound. */
 START_TEST(damaged_sum_costs_nothing)
 {
@@ -325,6 +362,7 @@ int main(void)
     const TTest *const tests[] = {
         after_a_clean_close_any_damage_is_refused,
         after_a_death_damage_is_refused_or_harmless,
+        after_a_death_an_older_state_is_refused,
         damaged_sum_costs_nothing,
         foreign_files_with_a_good_sum,
         truncated_under_a_writer,

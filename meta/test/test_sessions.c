@@ -184,26 +184,50 @@ static void *remover_thread(void *arg)
     return NULL;
 }
 
+/* Makes the disk, whatever became of it before. */
+static void *maker_thread(void *arg)
+{
+    struct worker *w = arg;
+    char why[VD_META_WHY];
+    struct vd_meta *m;
+    w->r = vd_meta_open(w->p->store, w->uuid, VD_META_MAKE, &m, why);
+    if (w->r == 0)
+        vd_meta_close(m);
+    return NULL;
+}
+
 START_TEST(removal_waits_and_is_waited_for)
 {
+    void *(*const body[])(void *) = {remover_thread, writer_thread, reader_thread, maker_thread};
     struct place p;
     place_make(&p);
-    for (int round = 0; round < 20; round++) {
+    for (int round = 0; round < 60; round++) {
         struct vd_id uuid = make_disk(&p, 1);
         struct vd_meta *m = must_open(&p, &uuid, VD_META_WRITE);
-        struct worker w[3] = {{&p, &uuid, 0}, {&p, &uuid, 0}, {&p, &uuid, 0}};
-        pthread_t t[3];
-        ck_assert_int_eq(pthread_create(&t[0], NULL, remover_thread, &w[0]), 0);
-        ck_assert_int_eq(pthread_create(&t[1], NULL, writer_thread, &w[1]), 0);
-        ck_assert_int_eq(pthread_create(&t[2], NULL, reader_thread, &w[2]), 0);
+        struct worker w[4];
+        pthread_t t[4];
+        /* Every third round nobody makes it anew, and in the end it is gone. */
+        int n = round % 3 ? 4 : 3;
+        for (int i = 0; i < n; i++) {
+            w[i] = (struct worker){&p, &uuid, 0};
+            ck_assert_int_eq(pthread_create(&t[i], NULL, body[i], &w[i]), 0);
+        }
+        /* Not a wait for anything: it only makes it likely that all have the lock file open. */
+        for (uint64_t end = vd_now_ns() + 1000000; vd_now_ns() < end;)
+            ;
         vd_meta_close(m);
-        for (int i = 0; i < 3; i++)
+        for (int i = 0; i < n; i++)
             pthread_join(t[i], NULL);
         ck_assert_int_eq(w[0].r, 0);
         ck_assert_msg(w[1].r == 0 || w[1].r == -ENOENT, "%d", w[1].r);
         ck_assert_msg(w[2].r == 0 || w[2].r == -ENOENT, "%d", w[2].r);
+        if (n == 4)
+            ck_assert_msg(w[3].r == 0, "%d", w[3].r);
         char why[VD_META_WHY];
-        ck_assert_int_eq(vd_meta_open(p.store, &uuid, VD_META_READ, &m, why), -ENOENT);
+        int r = vd_meta_open(p.store, &uuid, VD_META_READ, &m, why);
+        ck_assert(r == -ENOENT || (r == 0 && n == 4));
+        if (r == 0)
+            vd_meta_close(m);
     }
     place_drop(&p);
 }

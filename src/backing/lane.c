@@ -93,6 +93,9 @@ void vd_lane_close(struct vd_lane *l)
     while (l->threads)
         pthread_cond_wait(&l->ended, &l->mu);
     pthread_mutex_unlock(&l->mu);
+    /* Workers that have answered their request and are about to leave: microseconds. */
+    while (atomic_load(&l->inline_now))
+        nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL);
     atomic_fetch_sub(&l->lanes->lanes, 1);
     pthread_cond_destroy(&l->work);
     pthread_cond_destroy(&l->ended);
@@ -194,6 +197,7 @@ bool vd_lane_enter(struct vd_lane *l)
 
 void vd_lane_leave(struct vd_lane *l)
 {
-    atomic_fetch_sub(&l->inline_now, 1);
-    atomic_fetch_sub(&l->lanes->inline_now, 1);
+    struct vd_lanes *s = l->lanes;
+    atomic_fetch_sub(&s->inline_now, 1);
+    atomic_fetch_sub(&l->inline_now, 1); /* the lane may be gone from here on */
 }

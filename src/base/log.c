@@ -41,8 +41,8 @@ void vd_log(enum vd_log_level level, const char *fmt, ...)
         char whole[1200];
         int n = snprintf(whole, sizeof(whole), "%s: %s%s\n", log_program, word[level], line);
         size_t left = vd_min((size_t)n, sizeof(whole) - 1);
-        if (write(STDERR_FILENO, whole, left) < 0)
-            saved_errno = saved_errno; /* nowhere left to say so */
+        ssize_t n_written = write(STDERR_FILENO, whole, left);
+        (void)n_written; /* nowhere left to say so */
     }
     errno = saved_errno;
 }

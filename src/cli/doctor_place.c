@@ -43,8 +43,8 @@ static void look_at_cache_state(struct doctor *doc, const char *sock, const char
     json_decref(ok);
 }
 
-/* A mount whose daemon is gone answers ENOTCONN at once; one whose daemon is stuck would not
- * answer, so only mounts without a living daemon are touched. */
+/* A mount whose daemon is gone answers statfs(2) with ENOTCONN at once; one whose daemon is stuck
+ * would not answer, so only mounts without a living daemon are touched. */
 static void look_at_orphans(struct doctor *doc, json_t *daemons)
 {
     vd_cleanup_fclose FILE *f = fopen("/proc/self/mounts", "re");
@@ -54,11 +54,11 @@ static void look_at_orphans(struct doctor *doc, json_t *daemons)
         size_t i;
         json_t *info;
         bool living = false;
-        struct stat st;
+        struct statfs fs;
         if (sscanf(line, "%*s %4095s %63s", point, type) != 2 || strcmp(type, "fuse.vdiskfs") != 0)
             continue;
         json_array_foreach(daemons, i, info) living |= strcmp(text_of(info, "mount"), point) == 0;
-        if (!living && stat(point, &st) < 0 && errno == ENOTCONN)
+        if (!living && statfs(point, &fs) < 0 && errno == ENOTCONN)
             doctor_say(doc, DOCTOR_ERROR, "umount -l it, and mount anew",
                        "the daemon of the mount %s is dead", point);
     }

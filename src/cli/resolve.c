@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 
 #include "cli.h"
 #include "vd_ctl.h"
@@ -244,17 +245,31 @@ static void find_folder(const char *real, bool is_dir, struct cli_target *t)
     snprintf(t->rel, sizeof(t->rel), "%s", below(real, dir));
 }
 
+static int fail_dead(const struct cli *cli, const char *path)
+{
+    return cli_fail(cli, path, "the mount's daemon is dead; unmount it (umount -l) and mount anew");
+}
+
+/* A mount of ours without a daemon. The kernel may still answer for it from memory; statfs(2) asks.
+ */
+static int fail_unknown(const struct cli *cli, const char *path, const char *real)
+{
+    struct statfs fs;
+    if (statfs(real, &fs) < 0 && errno == ENOTCONN)
+        return fail_dead(cli, path);
+    return cli_fail(cli, path,
+                    "no daemon of this mount is found; is it another user's, or is VDISKFS_RUNDIR "
+                    "not the one that it was mounted with?");
+}
+
 static int find(const struct cli *cli, json_t *daemons, const char *path, struct cli_target *t)
 {
     char real[PATH_MAX];
     struct stat st;
     struct mount m = {0};
-    if (!realpath(path, real) || stat(real, &st) < 0) {
-        if (errno == ENOTCONN)
-            return cli_fail(cli, path,
-                            "the mount's daemon is dead; unmount it (umount -l) and mount anew");
-        return cli_fail(cli, path, "%s", strerror(errno));
-    }
+    if (!realpath(path, real) || stat(real, &st) < 0)
+        return errno == ENOTCONN ? fail_dead(cli, path)
+                                 : cli_fail(cli, path, "%s", strerror(errno));
     if (find_mount(real, &m) == 0) {
         size_t i;
         json_t *info;
@@ -267,9 +282,7 @@ static int find(const struct cli *cli, json_t *daemons, const char *path, struct
             return 0;
         }
         if (strcmp(m.type, "fuse.vdiskfs") == 0)
-            return cli_fail(cli, path,
-                            "no daemon of this mount is found; is it another user's, or is "
-                            "VDISKFS_RUNDIR not the one that it was mounted with?");
+            return fail_unknown(cli, path, real);
     }
     if (!find_source(daemons, real, &st, t))
         find_folder(real, S_ISDIR(st.st_mode), t);

@@ -71,7 +71,7 @@ static int identify(struct vd_disk *d, char why[VD_META_WHY])
         if (r == 0)
             r = vd_meta_get_disk(m, &disk);
     }
-    if (r == -EUCLEAN)
+    if (r == -EUCLEAN && m)
         snprintf(why, VD_META_WHY, "%s", vd_meta_why(m));
     if (r == 0)
         d->disk_id = disk.live_disk_id;

@@ -235,15 +235,15 @@ static void missed(struct io *io)
 
 static void looked(struct io *io)
 {
-    struct vd_disk *d = io->d;
+    struct vd_disks *ds = io->d->ds; /* the disk may be gone once it is answered */
     if (io->look.nhit != io->look.nblocks) {
         missed(io);
         return;
     }
-    count(d, C_HITS, 1);
-    count(d, C_HIT_BYTES, io->len);
+    count(io->d, C_HITS, 1);
+    count(io->d, C_HIT_BYTES, io->len);
     finish(io, (ssize_t)io->len);
-    vd__disk_io_put(d->ds, io);
+    vd__disk_io_put(ds, io);
 }
 
 static void look_done(struct vd_cache_read *r)

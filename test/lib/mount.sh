@@ -8,7 +8,8 @@
 #   kill_vd MOUNTPOINT                        SIGKILL, and clear the dead mount away
 #   vd_pid MOUNTPOINT, vd_log MOUNTPOINT
 #   vd_env=(NAME=VALUE...)                    environment for the daemons that are started from here on
-#   stat_of PATH KEY                          one number of `vdisk --json cache stats`
+#   stat_of PATH KEY                          one number of `vdisk --json cache stats`; PATH is the mountpoint, or
+#                                             a disk that is open
 
 vd_env=()
 declare -A VD_PIDS=() VD_LOGS=()
@@ -83,8 +84,8 @@ stat_of() {
 reads_backing() {
     local path=$1 before after
     shift
-    before=$(stat_of "$path" backing_read_bytes)
+    before=$(stat_of "$path" backing_read_bytes) || fail "no cache stats of $path"
     "$@"
-    after=$(stat_of "$path" backing_read_bytes)
+    after=$(stat_of "$path" backing_read_bytes) || fail "no cache stats of $path"
     BACKING_BYTES=$((after - before))
 }

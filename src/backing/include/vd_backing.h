@@ -114,7 +114,7 @@ void vd_lanes_free(struct vd_lanes *s);
 /* RUNNING_MAX: threads of this lane at one time. 0, -ENOMEM. */
 int vd_lane_open(struct vd_lanes *s, unsigned running_max,
                  struct vd_lane **ret_lane) VD_WARN_UNUSED;
-/* Waits until every job has run. Must not be called from a job of the lane. NULL is allowed. */
+/* Waits until every job has run and every worker has left. Must not be called from a job of the lane. NULL is allowed. */
 void vd_lane_close(struct vd_lane *l);
 
 /* Runs JOB on a thread of the lane, in order of arrival among those waiting. Never fails, never

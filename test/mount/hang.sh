@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# A backing that hangs stops its own disk only: another disk of the same mount, cached and not, names and
+# attributes go on. The hung one is a file of a file server that is stopped.
+. "$(dirname "$0")/lib.sh"
+
+mkdir "$SRC/slow"
+"$VD_BUILD/bench/nullfs" "$SRC/slow" 64M >"$T/nullfs.log" 2>&1 &
+server=$!
+later $server
+wait_for "mounted '$SRC/slow'" 20
+random_file "$SRC/well.img" 8M 1
+cp "$SRC/well.img" "$T/expect"
+mount_vd "$SRC" "$MNT"
+dd if="$MNT/slow/disk.img" of=/dev/null bs=4k count=1 status=none
+head -c 4M "$MNT/well.img" | cmp - <(head -c 4M "$T/expect")
+kill -STOP $server
+
+# more readers and writers than a lane has threads, and than workers may wait
+readers=()
+for i in $(seq 60); do
+    dd if="$MNT/slow/disk.img" of=/dev/null bs=4k skip=$((i * 100)) count=1 iflag=direct status=none 2>/dev/null &
+    readers+=($!)
+    later $!
+done
+exec 9<>"$MNT/well.img"
+wait_for "[ \$(vdisk --json cache stats '$MNT' | jq .misses) -ge 60 ]" 20
+for i in 1 2 3; do
+    timeout 20 cmp "$MNT/well.img" "$T/expect" || fail "reading the other disk"
+    timeout 20 dd if="$T/expect" of="$MNT/well.img" bs=64k skip=$i seek=$i count=1 conv=notrunc,fsync status=none ||
+        fail "writing the other disk"
+    timeout 20 ls "$MNT" >/dev/null || fail "listing"
+    timeout 20 bash -c "echo x >'$MNT/new$i' && rm '$MNT/new$i'" || fail "a new file"
+done
+exec 9<&-
+kill -CONT $server
+for pid in "${readers[@]}"; do
+    wait "$pid" || fail "a reader of the hung disk failed"
+done
+umount_vd "$MNT"
+umount "$SRC/slow"
+wait $server || true
+ok "a hung backing stops its own disk only"
