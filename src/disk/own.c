@@ -64,12 +64,14 @@ static int ask_holders(struct vd_disk *d, enum vd_owner_state want, char why[VD_
         if (r < 0 && r != -ENOENT)
             return r;
     }
+    bool stopping = false;
     for (unsigned i = 0; i < h.n; i++) {
         int r = vd_coordinator_ask(c->coordinator, &h.list[i], &d->uuid, why);
-        if (r < 0 && r != -ESRCH)
+        if (r < 0 && r != -ESRCH && r != -EAGAIN)
             return r;
+        stopping |= r < 0; /* the lock is held and nobody answers: it is on its way out */
     }
-    return 0;
+    return stopping ? -EAGAIN : 0;
 }
 
 static int try_lock(struct vd_disk *d, enum vd_lock mode)

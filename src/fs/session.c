@@ -18,7 +18,7 @@
 
 #define MAX_BACKGROUND 256
 #define CLONE_FD 0
-#define THREADS_MIN 16u
+#define THREADS_MIN 32u
 #define THREADS_MAX 64u
 #define THREADS_PER_CORE 4u
 

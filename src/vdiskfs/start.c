@@ -16,8 +16,10 @@
 #include "vd_time.h"
 
 #define STOPPING_MS 30000 /* how long to wait for a holder of the cache that has begun to stop */
-#define READY_MS 2000     /* how long the mount may wait for a warm index */
-#define CACHE_PART 10     /* a tenth of the file system, and a tenth stays free */
+#define UNMOUNTED_MS 2000 /* umount(8) returns before its daemon can say that it is stopping */
+#define RETRY_MS 20
+#define READY_MS 2000 /* how long the mount may wait for a warm index */
+#define CACHE_PART 10 /* a tenth of the file system, and a tenth stays free */
 #define CACHE_MIN_BYTES (64u << 20)
 
 static int init_self(struct vd_daemon *d)
@@ -142,7 +144,14 @@ static int open_cache(struct vd_daemon *d)
         .stopping_ms = STOPPING_MS,
         .ready_ms = READY_MS,
     };
-    int r = vd_cache_open(&config, &d->cache, why, sizeof(why));
+    uint64_t begin_ms = vd_now_ms();
+    int r;
+    for (;;) {
+        r = vd_cache_open(&config, &d->cache, why, sizeof(why));
+        if (r != -EBUSY || vd_now_ms() - begin_ms >= UNMOUNTED_MS)
+            break;
+        nanosleep(&(struct timespec){.tv_nsec = RETRY_MS * 1000000}, NULL);
+    }
     if (r < 0)
         vd_log_error("cache %s%s", *why ? why : strerror(-r),
                      r == -EBUSY ? "; each mount needs a cache of its own: give --cache=DIR" : "");

@@ -59,6 +59,11 @@ def probe(path, how, start="0", length="0"):
         print(errno.errorcode[e.errno])
 
 
+def read_lock(path, start):
+    """A read lock of one byte, as QEMU takes it, on a descriptor that only reads."""
+    print(ofd(os.open(path, os.O_RDONLY), OFD_SETLK, fcntl.F_RDLCK, int(start), 1))
+
+
 def held(path, start, length):
     """Does another hold a lock there? Takes none itself."""
     fd = os.open(path, os.O_RDONLY)

@@ -115,5 +115,15 @@ for second in "$MNT" "$MNT2"; do
 done
 ok "QEMU's image locking"
 
+# a read lock of byte 101 says that writes will come: the disk must be ours first
+exec 6<>"$MNT/disk.img"
+echo owned >&6
+assert_eq "byte 101 of a disk that another mount owns" "$(step read_lock "$MNT2/disk.img" 101)" EAGAIN
+assert_eq "byte 100 of it" "$(step read_lock "$MNT2/disk.img" 100)" ok
+grep -q "refused: .* pid $(vd_pid "$MNT")" "$(vd_log "$MNT2")" || fail "the refusal does not name the owner"
+exec 6>&-
+wait_for "[ \"\$(step read_lock '$MNT2/disk.img' 101)\" = ok ]" 20
+ok "owning by lock"
+
 umount_vd "$MNT"
 umount_vd "$MNT2"

@@ -236,6 +236,30 @@ cp -a "$MNT/disk.img" "$MNT/disk2.img"
 assert_fails "our attribute on a copy" getfattr -n user.vdiskfs "$SRC/disk2.img"
 ok "our attribute"
 
+# the larger files, which are disks, are copied through their disks, on either side
+random_file "$T/ref.img" 3M 5
+cp "$T/ref.img" "$SRC/from.img"
+truncate -s 3M "$SRC/to.img"
+python3 - "$MNT" <<'EOF' || fail "copy_file_range of disks"
+import os, sys
+def copy(source, target, n, off_in, off_out):
+    a, b = os.open(source, os.O_RDONLY), os.open(target, os.O_RDWR | os.O_CREAT)
+    while n > 0:
+        r = os.copy_file_range(a, b, n, off_in, off_out)
+        if r == 0:
+            break
+        n, off_in, off_out = n - r, off_in + r, off_out + r
+    os.close(a)
+    os.close(b)
+os.chdir(sys.argv[1])
+copy("from.img", "to.img", 3 << 20, 0, 0)
+copy("from.img", "part", 100000, 12345, 777)
+copy("part", "to.img", 100000, 777, 12345)
+EOF
+assert_same "a disk onto a disk" "$SRC/to.img" "$T/ref.img"
+cmp -n 100000 -i 777:12345 "$SRC/part" "$T/ref.img" >&2 || fail "a disk into a file: the bytes differ"
+ok "copy_file_range of disks"
+
 # symbolic links in the source are the client's to follow; ours never lead out
 mkdir "$T/outside"
 echo secret >"$T/outside/secret"
@@ -282,7 +306,7 @@ echo x >"$MNT/closed/file"
 chmod 700 "$MNT/closed"
 echo x >"$MNT/readable"
 chmod 644 "$MNT/readable"
-as_nobody touch "$MNT/shared/mine"
+as_nobody touch "$MNT/shared/mine" || fail "another user cannot use what it made"
 as_nobody mkdir "$MNT/shared/dir"
 as_nobody ln -s x "$MNT/shared/link"
 assert_eq "owner of a file" "$(stat -c '%u %g' "$SRC/shared/mine")" "$NOBODY $NOBODY"
