@@ -94,6 +94,7 @@ static void fill_ready(struct vd_cache_fill *f)
     struct io *io = f->user;
     io->waited = true;
     io->job.run = miss_job;
+    io->job.slow = false;
     vd_lane_queue(io->d->lane, &io->job);
 }
 
@@ -214,13 +215,15 @@ static void past_job(struct vd_job *job)
 static void run_or_queue(struct io *io, void (*run)(struct vd_job *job))
 {
     struct vd_lane *lane = io->d->lane;
+    uint64_t began;
     io->job.run = run;
-    if (!vd_lane_enter(lane)) {
+    io->job.slow = false;
+    if (!vd_lane_enter(lane, &began)) {
         vd_lane_queue(lane, &io->job);
         return;
     }
     run(&io->job);
-    vd_lane_leave(lane);
+    vd_lane_leave(lane, began);
 }
 
 static void missed(struct io *io)

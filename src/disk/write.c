@@ -173,6 +173,7 @@ static void put_off(struct vd_disk *d, enum io_kind kind, int arg, uint64_t off,
         return;
     }
     io->job.run = change_job;
+    io->job.slow = kind != IO_WRITE || atomic_load(&d->state) != VD_OWNER_EXCLUSIVE;
     io->d = d;
     io->kind = kind;
     io->arg = arg;
@@ -198,11 +199,12 @@ void vd__disk_write(struct vd_disk *d, uint64_t off, const void *data, size_t le
 {
     count(d, C_WRITES, 1);
     count(d, C_WRITE_BYTES, len);
-    if (atomic_load(&d->state) != VD_OWNER_EXCLUSIVE || !vd_lane_enter(d->lane)) {
+    uint64_t began;
+    if (atomic_load(&d->state) != VD_OWNER_EXCLUSIVE || !vd_lane_enter(d->lane, &began)) {
         put_off(d, IO_WRITE, 0, off, len, data, done, user);
         return;
     }
-    ssize_t n = write_now(d, off, data, len);
-    vd_lane_leave(d->lane);
-    answer(d, done, user, n);
+    struct vd_lane *lane = d->lane;
+    answer(d, done, user, write_now(d, off, data, len));
+    vd_lane_leave(lane, began); /* last: it may run other requests */
 }

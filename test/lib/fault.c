@@ -6,8 +6,8 @@
  *   LD_PRELOAD=libvd_fault.so VD_FAULT=RULE[;RULE...] program
  *
  *   RULE    OPS:PATH:N:ACTION[,ACTION...]
- *   OPS     comma-separated of write pwrite pwritev fsync fdatasync msync rename unlink mmap
- * ftruncate fallocate create mkdir xattr, or a group: writes (write, pwrite, pwritev), syncs
+ *   OPS     comma-separated of write writev pwrite pwritev fsync fdatasync msync rename unlink mmap
+ * ftruncate fallocate create mkdir xattr, or a group: writes (write, writev, pwrite, pwritev), syncs
  * (fsync, fdatasync, msync), names (rename, unlink, create, mkdir), any (all of them) PATH matches
  * a call whose file (or either name of a rename) contains it; empty matches all. Of a descriptor it
  * is what /proc/self/fd says. It cannot contain a colon N       counts the calls that match, from

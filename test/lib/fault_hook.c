@@ -133,6 +133,15 @@ ssize_t pwritev(int fd, const struct iovec *iov, int niov, off_t off)
                : done;
 }
 
+/* LMDB writes pages that follow each other so, after an lseek. */
+ssize_t writev(int fd, const struct iovec *iov, int niov)
+{
+    ssize_t done;
+
+    return write_gate(FAULT_WRITEV, fd, iov, niov, -1, &done) ? syscall(SYS_writev, fd, iov, niov)
+                                                              : done;
+}
+
 ssize_t pwritev64(int fd, const struct iovec *iov, int niov, off64_t off)
 {
     return pwritev(fd, iov, niov, off);

@@ -8,17 +8,17 @@
 #include "fault_rule.h"
 
 #define BIT(op) (1u << FAULT_##op)
-#define WRITES (BIT(WRITE) | BIT(PWRITE) | BIT(PWRITEV))
+#define WRITES (BIT(WRITE) | BIT(WRITEV) | BIT(PWRITE) | BIT(PWRITEV))
 #define SYNCS (BIT(FSYNC) | BIT(FDATASYNC) | BIT(MSYNC))
 #define NAMES (BIT(RENAME) | BIT(UNLINK) | BIT(CREATE) | BIT(MKDIR))
 #define ITEM_MAX 64
 
 static const char *const op_names[FAULT_NOPS] = {
-    [FAULT_WRITE] = "write",         [FAULT_PWRITE] = "pwrite",       [FAULT_PWRITEV] = "pwritev",
-    [FAULT_FSYNC] = "fsync",         [FAULT_FDATASYNC] = "fdatasync", [FAULT_MSYNC] = "msync",
-    [FAULT_RENAME] = "rename",       [FAULT_UNLINK] = "unlink",       [FAULT_MMAP] = "mmap",
-    [FAULT_FTRUNCATE] = "ftruncate", [FAULT_FALLOCATE] = "fallocate", [FAULT_CREATE] = "create",
-    [FAULT_MKDIR] = "mkdir",         [FAULT_XATTR] = "xattr",
+    [FAULT_WRITE] = "write",     [FAULT_WRITEV] = "writev",       [FAULT_PWRITE] = "pwrite",
+    [FAULT_PWRITEV] = "pwritev", [FAULT_FSYNC] = "fsync",         [FAULT_FDATASYNC] = "fdatasync",
+    [FAULT_MSYNC] = "msync",     [FAULT_RENAME] = "rename",       [FAULT_UNLINK] = "unlink",
+    [FAULT_MMAP] = "mmap",       [FAULT_FTRUNCATE] = "ftruncate", [FAULT_FALLOCATE] = "fallocate",
+    [FAULT_CREATE] = "create",   [FAULT_MKDIR] = "mkdir",         [FAULT_XATTR] = "xattr",
 };
 
 static const struct {

@@ -11,6 +11,7 @@
 
 enum fault_op {
     FAULT_WRITE,
+    FAULT_WRITEV,
     FAULT_PWRITE,
     FAULT_PWRITEV,
     FAULT_FSYNC,

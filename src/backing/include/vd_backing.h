@@ -104,6 +104,7 @@ struct vd_lane;  /* one a disk */
 struct vd_job {
     struct vd_list link;
     void (*run)(struct vd_job *job);
+    bool slow; /* it waits for the device, whatever the backing: never on a worker */
 };
 
 /* INLINE_MAX: how many FUSE workers in all may wait inside a backing. 0, -ENOMEM. */
@@ -114,16 +115,18 @@ void vd_lanes_free(struct vd_lanes *s);
 /* RUNNING_MAX: threads of this lane at one time. 0, -ENOMEM. */
 int vd_lane_open(struct vd_lanes *s, unsigned running_max,
                  struct vd_lane **ret_lane) VD_WARN_UNUSED;
-/* Waits until every job has run and every worker has left. Must not be called from a job of the lane. NULL is allowed. */
+/* Waits until every job has run and every worker has left. Must not be called from a job of the
+ * lane. NULL is allowed. */
 void vd_lane_close(struct vd_lane *l);
 
 /* Runs JOB on a thread of the lane, in order of arrival among those waiting. Never fails, never
  * blocks: where no thread can be made it waits for one of those that run. Any thread. */
 void vd_lane_queue(struct vd_lane *l, struct vd_job *job);
 
-/* May the calling worker wait inside the backing now? If true, vd_lane_leave must follow. Any
- * thread. */
-bool vd_lane_enter(struct vd_lane *l);
-void vd_lane_leave(struct vd_lane *l);
+/* May the calling worker wait inside the backing now? If true, vd_lane_leave must follow, with the
+ * time that was returned; the worker then first runs some of what was queued meanwhile. Any thread.
+ */
+bool vd_lane_enter(struct vd_lane *l, uint64_t *ret_began_ns);
+void vd_lane_leave(struct vd_lane *l, uint64_t began_ns);
 
 #endif
