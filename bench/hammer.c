@@ -3,10 +3,10 @@
  * Proves that what was flushed survives a kill, and that nothing is ever read that was not written.
  *
  *   hammer write FILE LOG    stamps blocks with versions until told, killed, or FILE fails, and
- * notes in LOG what it issued, what returned, and what was flushed hammer verify FILE LOG   after
- * whatever was done to FILE's keepers: is FILE what LOG allows?
+ *                            notes in LOG what it issued, what returned, and what was flushed
+ *   hammer verify FILE LOG   after whatever was done to FILE's keepers: is FILE what LOG allows?
  *   hammer bytes             prints bytes for tests: no two blocks alike, the same for the same
- * seed
+ *                            seed
  *
  * Write again with the same LOG goes on where the last run was cut, so a kill loop is write, kill,
  * restart, verify, and round again. FILE must read as zeros before its first run.

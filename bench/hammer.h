@@ -33,7 +33,8 @@ uint64_t hammer_random(uint64_t *state);
  *   ISSUE  before a write: this version is about to be put on these blocks
  *   DONE   after it: that write returned
  *   FLUSH  after an fdatasync returned: what was DONE before record UPTO is durable, because that
- * was the length of the log when the fdatasync began. What was done meanwhile is not counted.
+ *          was the length of the log when the fdatasync began. What was done meanwhile is not
+ *          counted.
  */
 enum hammer_type { HAMMER_START = 1, HAMMER_ISSUE, HAMMER_DONE, HAMMER_FLUSH };
 

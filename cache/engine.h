@@ -19,12 +19,15 @@
  *
  * alloc_mu     which slot holds which key: index writes, policy but hit(). Changes of a slot's key.
  *              Its holder may wait for a stripe in flush and forget; in allocation it only tries,
- * since a stripe is held during data writes. A holder of a stripe never takes alloc_mu. stripe of a
- * slot number: its data writes, setting its words, changes of its key. layer mu     fills and
- * writes in flight; setting a word of the layer's slots (so that "not poisoned" and "set" are one
- * step). Held for list walks and stores only, never for I/O. table_mu     the table of layers and
- * their reference counts. pending.mu   what write_begin leaves to a running rebuild. sync_mu one
- * barrier at a time, and the end of the pending log.
+ *              since a stripe is held during data writes. A holder of a stripe never takes
+ *              alloc_mu.
+ * stripe       of a slot number: its data writes, setting its words, changes of its key.
+ * layer mu     fills and writes in flight; setting a word of the layer's slots (so that "not
+ *              poisoned" and "set" are one step). Held for list walks and stores only, never for
+ *              I/O.
+ * table_mu     the table of layers and their reference counts.
+ * pending.mu   what write_begin leaves to a running rebuild.
+ * sync_mu      one barrier at a time, and the end of the pending log.
  *
  * Why a drop cannot be lost. Words are set only under layer mu by whom nobody has poisoned. A write
  * poisons under layer mu and then looks the slots up: any word set before was in a slot that was in

@@ -9,8 +9,10 @@
  *
  *   version  odd while the key changes; a reader that saw it change was looking at two slots
  *   writes   counts beginnings of data writes; where it moved, a bad checksum is a torn read, no
- * damage word[]   set under the slot's stripe and the layer's mutex (engine.h); cleared by anyone
- * at any time, since clearing a block of another key that has moved in meanwhile only costs a miss
+ *            damage
+ *   word[]   set under the slot's stripe and the layer's mutex (engine.h); cleared by anyone at any
+ *            time, since clearing a block of another key that has moved in meanwhile only costs a
+ *            miss
  *
  * Fields are little-endian on disk. All are atomics: loads acquire and stores release, which does
  * the work of the seqlock's fences (and which TSan understands).

@@ -5,7 +5,7 @@
  *
  *   STORE/bound/<hash of path>      which disk the file at a path is, where it takes no attribute
  *   STORE/disks/<uuid>/claim        the inode a UUID was drawn for, until metadata says so itself:
- * two mounts that open one new file agree on its UUID by it
+ *                                   two mounts that open one new file agree on its UUID by it
  */
 #ifndef VD__META_BOUND_H
 #define VD__META_BOUND_H

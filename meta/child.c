@@ -35,7 +35,7 @@ static void isolate(pid_t parent)
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    struct rlimit no_core = {0, 0}, cpu = {DEADLINE_S, DEADLINE_S};
+    struct rlimit no_core = {0, 0}, cpu = {DEADLINE_S, DEADLINE_S + 1};
     setrlimit(RLIMIT_CORE, &no_core);
     setrlimit(RLIMIT_CPU, &cpu);
     prctl(PR_SET_DUMPABLE, 0);
@@ -88,7 +88,10 @@ static int hear(int pipe_fd, pid_t pid, char ret_why[VD_META_WHY])
         snprintf(ret_why, VD_META_WHY, "%s", v.why[0] ? v.why : "its structure is damaged");
         return v.r;
     }
-    if (got == pid && WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM)
+    int sig = got == pid && WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+    if (sig == SIGKILL) /* from outside, for want of memory perhaps: it says nothing of the file */
+        return -EINTR;
+    if (sig == SIGALRM || sig == SIGXCPU)
         snprintf(ret_why, VD_META_WHY, "checking it took longer than %d s", DEADLINE_S);
     else
         snprintf(ret_why, VD_META_WHY, "its structure is damaged (the checking process died)");

@@ -19,8 +19,8 @@ int vd__fresh(int fd) VD_WARN_UNUSED;
 int vd__rebuild(int in_fd, int out_fd, uint64_t min_txnid,
                 char ret_why[VD_META_WHY]) VD_WARN_UNUSED;
 
-/* The same in a child. A child that dies or does not end within a minute is -EUCLEAN too. Blocks.
- */
+/* The same in a child. A child that dies or does not end within a minute is -EUCLEAN too; -EINTR:
+ * somebody killed it. Blocks. */
 int vd__rebuild_in_child(int in_fd, int out_fd, uint64_t min_txnid,
                          char ret_why[VD_META_WHY]) VD_WARN_UNUSED;
 

@@ -4,7 +4,7 @@
  *
  *   clean  nobody writes; length and CRC32C of the whole meta.mdb follow
  *   open   somebody began to write and, where the lock is free, died; at least transaction TXNID is
- * there
+ *          there
  *
  * "open" is made durable before the first page of meta.mdb changes. "clean" is written without a
  * sync, after everything in meta.mdb is durable: whichever of the two a power cut leaves is then

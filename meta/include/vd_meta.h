@@ -125,8 +125,8 @@ enum vd_meta_mode { VD_META_READ, VD_META_WRITE, VD_META_MAKE };
 
 /*
  * Begins a session on the disk UUID. READ and WRITE want it to exist; MAKE makes it where missing.
- * Waits at most 5 s for other sessions. One write transaction runs from here to vd_meta_commit. 0;
- * -ENOENT: no such disk; -ETIMEDOUT: another process holds it; -EUCLEAN: damaged, truncated,
+ * Waits at most 5 s for other sessions. One write transaction runs from here to vd_meta_commit.
+ *   0; -ENOENT: no such disk; -ETIMEDOUT: another process holds it; -EUCLEAN: damaged, truncated,
  *   foreign, or of another version: RET_WHY names file, cause and what to do; -EROFS, -ENOSPC, any
  *   -errno. A session is used and ended on the thread that began it. Blocks.
  */

@@ -28,14 +28,21 @@ static int pick_fd(struct vd_backing *b, const void *buf, size_t len, uint64_t o
     return aligned && of(b)->direct_fd >= 0 ? of(b)->direct_fd : b->fd;
 }
 
+/* A file system may want more than our alignment, and at an odd end of file even that is refused
+ * for the rest of a short transfer: then it goes buffered. */
 static ssize_t file_pread(struct vd_backing *b, void *buf, size_t len, uint64_t off)
 {
-    return vd_pread_full(pick_fd(b, buf, len, off), buf, len, (off_t)off);
+    int fd = pick_fd(b, buf, len, off);
+    ssize_t n = vd_pread_full(fd, buf, len, (off_t)off);
+    return n == -EINVAL && fd != b->fd ? vd_pread_full(b->fd, buf, len, (off_t)off) : n;
 }
 
 static ssize_t file_pwrite(struct vd_backing *b, const void *buf, size_t len, uint64_t off)
 {
-    int r = vd_pwrite_full(pick_fd(b, buf, len, off), buf, len, (off_t)off);
+    int fd = pick_fd(b, buf, len, off);
+    int r = vd_pwrite_full(fd, buf, len, (off_t)off);
+    if (r == -EINVAL && fd != b->fd)
+        r = vd_pwrite_full(b->fd, buf, len, (off_t)off);
     return r < 0 ? r : (ssize_t)len;
 }
 

@@ -3,9 +3,9 @@
  * From a path to a place: the source it belongs to, and the daemon that serves it.
  *
  *   in a mount     the file system's device number is in some daemon's info file; what lies below
- * the mount point lies below its source in a source    of a running daemon; else the nearest folder
- * upwards that has a private folder neither        a folder that was never mounted: it is its own
- * source, without metadata
+ *                  the mount point lies below its source
+ *   in a source    of a running daemon; else the nearest folder upwards that has a private folder
+ *   neither        a folder that was never mounted: it is its own source, without metadata
  */
 #include <fcntl.h>
 #include <string.h>

@@ -3,11 +3,11 @@
  * Attach and detach.
  *
  *   attach   backing, binding (UUID), records of a new disk, then shared ownership (own.c). A disk
- * that another mount owns, or whose metadata cannot be written, is served past the cache; one whose
- *            metadata is damaged is refused.
+ *            that another mount owns, or whose metadata cannot be written, is served past the
+ *            cache; one whose metadata is damaged is refused.
  *   detach   requests have ended; backing synced; cache barrier; the file's identity, once its time
- * stamps can no longer repeat; witness; record clean; owner record gone; lock dropped with the
- * file.
+ *            stamps can no longer repeat; witness; record clean; owner record gone; lock dropped
+ *            with the file.
  */
 #include "disk.h"
 
@@ -219,10 +219,19 @@ void vd__disk_detach(struct vd_disk *d)
         detach_owned(d);
 }
 
+/* Lets the file go, and with it the lock: by name, since a child that was just forked holds a copy of the
+ * descriptor for a moment. */
+void vd__disk_let_go(struct vd_disk *d)
+{
+    if (d->backing && d->locked != VD_LOCK_NONE && vd_owner_lock(d->backing->fd, VD_LOCK_NONE) == 0)
+        d->locked = VD_LOCK_NONE;
+    vd_backing_close(vd_steal_ptr(d->backing));
+}
+
 void vd__disk_free(struct vd_disk *d)
 {
     vd_lane_close(d->lane);
-    vd_backing_close(d->backing); /* with it goes the lock */
+    vd__disk_let_go(d);
     while (!vd_list_empty(&d->retired)) {
         struct retired_layer *l = vd_list_entry(d->retired.next, struct retired_layer, link);
         vd_list_del(&l->link);
@@ -232,5 +241,6 @@ void vd__disk_free(struct vd_disk *d)
     vd_cache_layer_close(atomic_load(&d->layer));
     pthread_mutex_destroy(&d->mu);
     pthread_mutex_destroy(&d->own_mu);
+    pthread_mutex_destroy(&d->size_mu);
     free(d);
 }

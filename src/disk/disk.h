@@ -4,21 +4,21 @@
  *
  * Life (d->life, lock: ds->mu):  ATTACHING -> ATTACHED -> DETACHING -> gone
  *   An open that finds ATTACHING or DETACHING waits on ds->changed. Who takes refs from 1 to 0
- * moves it to DETACHING and queues the detach on the reaper lane.
+ *   moves it to DETACHING and queues the detach on the reaper lane.
  *
  * Ownership (d->state, lock: d->mu to change, atomic to read):
  *   NONE       no lock on the file; layer is NULL: reads go past the cache; size is the file's
  *   SHARED     read lock; layer may be set
  *   EXCLUSIVE  write lock, token drawn and durable; layer may be set; writes allowed
  *   Changes upwards are made by one thread at a time (own_mu); downwards also by a release request,
- * which takes d->mu only, so that it never waits for one of our own requests to another mount.
+ *   which takes d->mu only, so that it never waits for one of our own requests to another mount.
  *
  * The cache layer (d->layer) is read by every request without a lock. It is replaced only under
  * d->mu, and what it was is kept in d->retired until the detach, when no request is under way: so a
  * request may use the layer it loaded for as long as it lives.
  *
- * Lock order: ds->mu, then nothing. d->own_mu -> d->mu. No lock is held over a wait but own_mu,
- * which only those who want the same thing wait for.
+ * Lock order: ds->mu, then nothing. d->own_mu -> d->mu. d->size_mu, then nothing. No lock is held
+ * over a wait but own_mu and size_mu, which only those who want the same thing wait for.
  */
 #ifndef VD_DISK_PRIVATE_H
 #define VD_DISK_PRIVATE_H
@@ -69,15 +69,25 @@ struct io_pool {
     } shard[IO_SHARDS];
 };
 
+/* The counters of a disk's earlier attachments. */
+struct past_disk {
+    struct vd_list link;
+    dev_t dev;
+    ino_t ino;
+    uint64_t count[C_COUNT];
+};
+
 struct vd_disks {
     struct vd_disks_config config;
     struct vd_lane *reaper; /* detaches and removals run here */
+    struct vd_lane *opener; /* opens, which may wait for all sorts of things */
     struct io_pool ios;
+    atomic_bool stopping; /* everything is about to be detached */
 
     pthread_mutex_t mu;
     pthread_cond_t changed; /* some disk's life changed */
     struct vd_list disks;   /* lock: mu */
-    uint64_t past[C_COUNT]; /* lock: mu; counters of detached disks */
+    struct vd_list past; /* lock: mu; struct past_disk, one for each that was ever attached */
 };
 
 struct retired_layer {
@@ -93,6 +103,7 @@ struct vd_disk {
     unsigned opens;      /* lock: ds->mu */
     dev_t dev;
     ino_t ino;
+    struct past_disk *past; /* fixed; its counters change under ds->mu */
     struct vd_job detach_job;
 
     struct vd_backing *backing;
@@ -107,12 +118,15 @@ struct vd_disk {
     enum vd_lock locked;             /* lock: mu; what we hold on the file; ahead of state */
     struct vd_list retired;          /* lock: mu */
     struct vd_cache_witness witness; /* lock: own_mu; what the cache holds of us */
+    _Atomic uint64_t generation;     /* the witness's, for who must not wait for own_mu */
     struct vd_identity identity;     /* lock: mu; of the file, as far as we know why it changed */
     uint64_t epoch;                  /* lock: mu */
     char path[1024];                 /* below the source when it was attached; fixed */
     uint64_t refused_logged_ms;      /* lock: mu; when a refused write was last logged */
 
     _Atomic uint64_t size_bytes;
+    pthread_mutex_t size_mu; /* leaf; held over truncation and stat of the backing */
+    atomic_uint truncations; /* written under size_mu; odd: size_bytes is about to shrink */
     atomic_bool sync_failed; /* an fsync failed: what is cached may not be what the backing holds */
 
     struct disk_counters counters;
@@ -146,6 +160,7 @@ void vd__disk_io_drain(struct vd_disks *ds);
 /* attach.c: with life ATTACHING or DETACHING, so alone on the disk but for release requests. */
 int vd__disk_attach(struct vd_disk *d, int path_fd, bool write);
 void vd__disk_detach(struct vd_disk *d);
+void vd__disk_let_go(struct vd_disk *d);
 void vd__disk_free(struct vd_disk *d);
 
 /* own.c: brings the disk to STATE (shared or exclusive) or higher. 0, -EBUSY (RET_WHY), -errno.

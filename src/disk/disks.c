@@ -10,6 +10,7 @@
 #include "vd_log.h"
 
 #define REAPER_THREADS 8u
+#define OPENER_THREADS 256u /* opens of a hung disk wait here, one thread each */
 
 int vd_disks_new(const struct vd_disks_config *config, struct vd_disks **ret_disks)
 {
@@ -21,8 +22,12 @@ int vd_disks_new(const struct vd_disks_config *config, struct vd_disks **ret_dis
     vd_list_init(&ds->disks);
     pthread_mutex_init(&ds->mu, NULL);
     pthread_cond_init(&ds->changed, NULL);
+    vd_list_init(&ds->past);
     int r = vd_lane_open(config->lanes, REAPER_THREADS, &ds->reaper);
+    if (r == 0)
+        r = vd_lane_open(config->lanes, OPENER_THREADS, &ds->opener);
     if (r < 0) {
+        vd_lane_close(ds->reaper);
         free(ds);
         return r;
     }
@@ -39,18 +44,6 @@ int vd__disk_identity(struct vd_disk *d, struct vd_identity *ret_id)
     return r;
 }
 
-bool vd_disks_is_disk(struct vd_disks *ds, int path_fd, const struct stat *st)
-{
-    (void)ds;
-    if (!S_ISREG(st->st_mode))
-        return false;
-    if (st->st_size >= (off_t)VD_DISK_MIN_BYTES)
-        return true;
-    char path[32];
-    snprintf(path, sizeof(path), "/proc/self/fd/%d", path_fd);
-    return getxattr(path, VD_META_XATTR, NULL, 0) > 0;
-}
-
 static struct vd_disk *find(struct vd_disks *ds, dev_t dev, ino_t ino)
 {
     struct vd_list *it;
@@ -62,13 +55,51 @@ static struct vd_disk *find(struct vd_disks *ds, dev_t dev, ino_t ino)
     return NULL;
 }
 
+/* One that is attached stays a disk, and one that is about to detach, though it was cut short and
+ * bears no attribute: writes past it would come under its witness. */
+bool vd_disks_is_disk(struct vd_disks *ds, int path_fd, const struct stat *st)
+{
+    if (!S_ISREG(st->st_mode))
+        return false;
+    if (st->st_size >= (off_t)VD_DISK_MIN_BYTES)
+        return true;
+    pthread_mutex_lock(&ds->mu);
+    bool known = find(ds, st->st_dev, st->st_ino);
+    pthread_mutex_unlock(&ds->mu);
+    if (known)
+        return true;
+    char path[32];
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", path_fd);
+    return getxattr(path, VD_META_XATTR, NULL, 0) > 0;
+}
+
+/* With ds->mu held. */
+static struct past_disk *past_of(struct vd_disks *ds, dev_t dev, ino_t ino)
+{
+    struct vd_list *it;
+    vd_list_for_each (it, &ds->past) {
+        struct past_disk *p = vd_list_entry(it, struct past_disk, link);
+        if (p->dev == dev && p->ino == ino)
+            return p;
+    }
+    struct past_disk *p = calloc(1, sizeof(*p));
+    if (!p)
+        return NULL;
+    p->dev = dev;
+    p->ino = ino;
+    vd_list_add_tail(&ds->past, &p->link);
+    return p;
+}
+
 static struct vd_disk *disk_new(struct vd_disks *ds, const struct stat *st, const char *path)
 {
-    struct vd_disk *d = aligned_alloc(64, vd_align_up(sizeof(*d), 64));
+    struct past_disk *past = past_of(ds, st->st_dev, st->st_ino);
+    struct vd_disk *d = past ? aligned_alloc(64, vd_align_up(sizeof(*d), 64)) : NULL;
     if (!d)
         return NULL;
     memset(d, 0, sizeof(*d));
     d->ds = ds;
+    d->past = past;
     d->refs = 1;
     d->opens = 1;
     d->dev = st->st_dev;
@@ -76,6 +107,7 @@ static struct vd_disk *disk_new(struct vd_disks *ds, const struct stat *st, cons
     vd_list_init(&d->retired);
     pthread_mutex_init(&d->mu, NULL);
     pthread_mutex_init(&d->own_mu, NULL);
+    pthread_mutex_init(&d->size_mu, NULL);
     snprintf(d->path, sizeof(d->path), "%s", path);
     vd_list_add_tail(&ds->disks, &d->link);
     return d;
@@ -85,7 +117,7 @@ static struct vd_disk *disk_new(struct vd_disks *ds, const struct stat *st, cons
 static void forget_disk(struct vd_disk *d)
 {
     for (unsigned i = 0; i < C_COUNT; i++)
-        d->ds->past[i] += vd_counter_sum(&d->counters, C_COUNT, i);
+        d->past->count[i] += vd_counter_sum(&d->counters, C_COUNT, i);
     vd_list_del(&d->link);
     pthread_cond_broadcast(&d->ds->changed);
 }
@@ -176,7 +208,7 @@ static void detach_job(struct vd_job *job)
     struct vd_disks *ds = d->ds;
     vd__disk_detach(d);
     /* The file, and with it the lock, is let go before an open may attach anew. */
-    vd_backing_close(vd_steal_ptr(d->backing));
+    vd__disk_let_go(d);
     pthread_mutex_lock(&ds->mu);
     forget_disk(d);
     pthread_mutex_unlock(&ds->mu);
@@ -209,6 +241,17 @@ void vd_disk_put(struct vd_disk *d)
     put(d, false);
 }
 
+void vd_disks_stopping(struct vd_disks *ds)
+{
+    atomic_store(&ds->stopping, true);
+}
+
+void vd_disks_run(struct vd_disks *ds, struct vd_job *job)
+{
+    job->slow = true;
+    vd_lane_queue(ds->opener, job);
+}
+
 void vd_disks_free(struct vd_disks *ds)
 {
     if (!ds)
@@ -226,7 +269,9 @@ void vd_disks_free(struct vd_disks *ds)
         if (left) {
             left->life = LIFE_DETACHING;
             left->detach_job.run = detach_job;
+            pthread_mutex_unlock(&ds->mu);
             vd_lane_queue(ds->reaper, &left->detach_job);
+            pthread_mutex_lock(&ds->mu);
         } else if (!vd_list_empty(&ds->disks)) {
             pthread_cond_wait(&ds->changed, &ds->mu);
         } else {
@@ -234,8 +279,14 @@ void vd_disks_free(struct vd_disks *ds)
         }
     }
     pthread_mutex_unlock(&ds->mu);
+    vd_lane_close(ds->opener);
     vd_lane_close(ds->reaper);
     vd__disk_io_drain(ds);
+    while (!vd_list_empty(&ds->past)) {
+        struct past_disk *p = vd_list_entry(ds->past.next, struct past_disk, link);
+        vd_list_del(&p->link);
+        free(p);
+    }
     pthread_cond_destroy(&ds->changed);
     pthread_mutex_destroy(&ds->mu);
     free(ds);

@@ -27,25 +27,75 @@ static uint64_t *field_of(struct vd_disk_stats *s, unsigned i)
     return fields[i];
 }
 
-void vd_disk_get_stats(struct vd_disk *d, struct vd_disk_stats *ret_stats)
+/* With ds->mu held: adds what P and the disk D, if it is attached (else NULL), have counted. */
+static void add_counts(uint64_t *sum, const struct past_disk *p, struct vd_disk *d)
 {
     for (unsigned i = 0; i < C_COUNT; i++)
-        *field_of(ret_stats, i) = vd_counter_sum(&d->counters, C_COUNT, i);
+        sum[i] += p->count[i] + (d ? vd_counter_sum(&d->counters, C_COUNT, i) : 0);
+}
+
+/* With ds->mu held. */
+static struct vd_disk *attached(const struct past_disk *p, struct vd_disks *ds)
+{
+    struct vd_list *it;
+    vd_list_for_each (it, &ds->disks) {
+        struct vd_disk *d = vd_list_entry(it, struct vd_disk, link);
+        if (d->past == p)
+            return d;
+    }
+    return NULL;
+}
+
+static void set_stats(struct vd_disk_stats *s, const uint64_t *sum)
+{
+    for (unsigned i = 0; i < C_COUNT; i++)
+        *field_of(s, i) = sum[i];
+}
+
+void vd_disk_get_stats(struct vd_disk *d, struct vd_disk_stats *ret_stats)
+{
+    uint64_t sum[C_COUNT] = {0};
+    pthread_mutex_lock(&d->ds->mu);
+    add_counts(sum, d->past, d);
+    pthread_mutex_unlock(&d->ds->mu);
+    set_stats(ret_stats, sum);
+}
+
+int vd_disks_get_stats_of(struct vd_disks *ds, dev_t dev, ino_t ino,
+                          struct vd_disk_stats *ret_stats)
+{
+    uint64_t sum[C_COUNT] = {0};
+    int r = -ENOENT;
+    struct vd_list *it;
+    pthread_mutex_lock(&ds->mu);
+    vd_list_for_each (it, &ds->past) {
+        struct past_disk *p = vd_list_entry(it, struct past_disk, link);
+        if (p->dev != dev || p->ino != ino)
+            continue;
+        add_counts(sum, p, attached(p, ds));
+        r = 0;
+    }
+    pthread_mutex_unlock(&ds->mu);
+    if (r == 0)
+        set_stats(ret_stats, sum);
+    return r;
 }
 
 void vd_disks_get_stats(struct vd_disks *ds, struct vd_disk_stats *ret_stats)
 {
+    uint64_t sum[C_COUNT] = {0};
+    struct vd_list *it;
     pthread_mutex_lock(&ds->mu);
-    for (unsigned i = 0; i < C_COUNT; i++) {
-        uint64_t sum = ds->past[i];
-        struct vd_list *it;
-        vd_list_for_each (it, &ds->disks) {
-            struct vd_disk *d = vd_list_entry(it, struct vd_disk, link);
-            sum += vd_counter_sum(&d->counters, C_COUNT, i);
-        }
-        *field_of(ret_stats, i) = sum;
+    vd_list_for_each (it, &ds->past) {
+        add_counts(sum, vd_list_entry(it, struct past_disk, link), NULL);
+    }
+    vd_list_for_each (it, &ds->disks) {
+        struct vd_disk *d = vd_list_entry(it, struct vd_disk, link);
+        for (unsigned i = 0; i < C_COUNT; i++)
+            sum[i] += vd_counter_sum(&d->counters, C_COUNT, i);
     }
     pthread_mutex_unlock(&ds->mu);
+    set_stats(ret_stats, sum);
 }
 
 void vd_disk_get_info(struct vd_disk *d, struct vd_disk_info *ret_info)
@@ -62,9 +112,7 @@ void vd_disk_get_info(struct vd_disk *d, struct vd_disk_info *ret_info)
     pthread_mutex_lock(&d->ds->mu);
     ret_info->opens = d->opens;
     pthread_mutex_unlock(&d->ds->mu);
-    pthread_mutex_lock(&d->own_mu);
-    ret_info->generation = d->witness.generation;
-    pthread_mutex_unlock(&d->own_mu);
+    ret_info->generation = atomic_load(&d->generation);
     pthread_mutex_lock(&d->mu);
     ret_info->epoch = d->epoch;
     snprintf(ret_info->path, sizeof(ret_info->path), "%s", d->path);

@@ -3,10 +3,12 @@
  * Owning a disk: from none to shared, from either to exclusive.
  *
  *   1 lock       the file's owner lock; whoever holds it in our way is looked up in the records and
- * asked 2 look       size and identity, now that nobody else can change them 3 witness    which
- * generation of the cache is good (witness.c) 4 record     in the metadata: for exclusive a new
- * token, not clean, epoch + 1; durable 5 mark       the token in the cache, `written`; durable.
- * Only then: 6 state      requests may use it
+ *                asked
+ *   2 look       size and identity, now that nobody else can change them
+ *   3 witness    which generation of the cache is good (witness.c)
+ *   4 record     in the metadata: for exclusive a new token, not clean, epoch + 1; durable
+ *   5 mark       the token in the cache, `written`; durable. Only then:
+ *   6 state      requests may use it
  *
  * A release request may take a shared lock away between any two steps (release.c): d->locked tells.
  */
@@ -141,10 +143,22 @@ static int write_record(struct vd_disk *d, enum vd_owner_state want, bool cold, 
     return 0;
 }
 
+/* The last name is gone, and the mount through which it went, or the last to close, has removed the
+ * metadata. Nobody will ever hold a token of it again, so it needs none. */
+static bool has_no_name(struct vd_disk *d)
+{
+    struct stat st;
+    return vd_backing_stat(d->backing, &st) == 0 && st.st_nlink == 0;
+}
+
 /* Steps 2 to 5, with the lock held. */
 static int take_over(struct vd_disk *d, enum vd_owner_state want, char why[VD_META_WHY])
 {
     struct vd_identity now;
+    if (vd_owner_is_gone_past(d->backing->fd)) {
+        snprintf(why, VD_META_WHY, "it is open for writing since it was smaller than a disk");
+        return -EBUSY;
+    }
     int r = vd__disk_identity(d, &now);
     if (r < 0)
         return r;
@@ -158,6 +172,10 @@ static int take_over(struct vd_disk *d, enum vd_owner_state want, char why[VD_ME
 
     vd_cleanup(vd_meta_close_p) struct vd_meta *m = NULL;
     r = vd_meta_open(d->ds->config.meta, &d->uuid, VD_META_WRITE, &m, why);
+    if (r == -ENOENT && has_no_name(d)) {
+        vd__disk_layer_replace(d, NULL);
+        return 0;
+    }
     if (r < 0)
         return r;
     struct vd_layer_record layer;

@@ -3,11 +3,12 @@
  * The way of a read.
  *
  *   hit     the cache has every block: copied into the request's buffer, verified there, answered;
- * all on the caller's thread. miss    some block is not cached. A fill token for the missing blocks
- * is asked for; while it is held nobody else reads them from the backing. Who finds them held waits
- * for that fill to end and looks again (once: after that it reads for itself). With the token: look
- * again, for what became cached in between; read the missing runs; answer; admit. past    no layer
- * (not owned, no metadata, cache off): read the backing.
+ *           all on the caller's thread.
+ *   miss    some block is not cached. A fill token for the missing blocks is asked for; while it is
+ *           held nobody else reads them from the backing. Who finds them held waits for that fill
+ *           to end and looks again (once: after that it reads for itself). With the token: look
+ *           again, for what became cached in between; read the missing runs; answer; admit.
+ *   past    no layer (not owned, no metadata, cache off): read the backing.
  *
  * A miss runs on the calling worker while the lane lets it in, else on a lane thread.
  *

@@ -8,6 +8,10 @@
  * they came before the asker's first write. */
 static int give_up(struct vd_disk *d, char why[VD_META_WHY])
 {
+    if (d->locked == VD_LOCK_EXCLUSIVE && atomic_load(&d->ds->stopping)) {
+        snprintf(why, VD_META_WHY, "pid %ld is about to let go of it", (long)getpid());
+        return -EAGAIN;
+    }
     if (d->locked == VD_LOCK_EXCLUSIVE) {
         snprintf(why, VD_META_WHY, "it is in use on %s by pid %ld", d->ds->config.self.host,
                  (long)getpid());
@@ -30,20 +34,20 @@ int vd_disks_release_request(struct vd_disks *ds, const struct vd_id *uuid,
     struct vd_disk *d = NULL;
     pthread_mutex_lock(&ds->mu);
     struct vd_list *it;
-    bool detaching = false;
+    bool passing = false; /* it is about to be held, or about to be let go */
     vd_list_for_each (it, &ds->disks) {
         struct vd_disk *e = vd_list_entry(it, struct vd_disk, link);
         if (!vd_id_eq(&e->uuid, uuid))
             continue;
-        detaching = e->life == LIFE_DETACHING;
+        passing = e->life != LIFE_ATTACHED;
         if (e->life == LIFE_ATTACHED) {
             e->refs++;
             d = e;
         }
     }
     pthread_mutex_unlock(&ds->mu);
-    if (detaching) {
-        snprintf(ret_why, VD_META_WHY, "pid %ld is about to let go of it", (long)getpid());
+    if (passing) {
+        snprintf(ret_why, VD_META_WHY, "pid %ld is opening or closing it", (long)getpid());
         return -EAGAIN;
     }
     if (!d)

@@ -6,8 +6,8 @@
  * durable in the metadata, then in the cache with the mark `written`; a clean detach, after the
  * barrier, takes the mark away and notes the file's identity. So what is cached is good exactly if
  *
- *     both tokens are equal       nobody owned the disk to write but through this cache
- *     and `written` is not set    its last writer through this cache detached cleanly
+ *     both tokens are equal         nobody owned the disk to write but through this cache
+ *     and `written` is not set      its last writer through this cache detached cleanly
  *     and the identity is as noted  nothing changed the file outside
  *
  * Cut between any two of these steps and at least one does not hold: cold, never stale. Where they
@@ -121,6 +121,7 @@ void vd__disk_witness_check(struct vd_disk *d, const struct vd_id *token, bool *
         return;
     }
     d->witness = w;
+    atomic_store(&d->generation, w.generation);
     *ret_cold = !warm;
     vd__disk_layer_replace(d, layer);
 }

@@ -3,10 +3,12 @@
  * The way of a change: write, zero, truncate, flush.
  *
  *   own       a change of a disk that is not owned exclusively owns it first (own.c), on a lane
- * thread begin     the cache drops its copies of the blocks and refuses fills of them backing   the
- * file is changed end       whole blocks of a write that was alone on them are admitted
- * (writethrough), the blocks are open to fills again answer    last, so that a read after it is a
- * hit
+ *             thread
+ *   begin     the cache drops its copies of the blocks and refuses fills of them
+ *   backing   the file is changed
+ *   end       whole blocks of a write that was alone on them are admitted (writethrough), the
+ *             blocks are open to fills again
+ *   answer    last, so that a read after it is a hit
  *
  * A write runs on the calling worker, which borrows the data, while the lane lets it in; otherwise
  * the data are copied and the write is queued. Everything else is always queued: it may wait for
@@ -43,11 +45,40 @@ static int own_for_change(struct vd_disk *d)
     return r;
 }
 
-static void grow_to(struct vd_disk *d, uint64_t end)
+static void raise_size(struct vd_disk *d, uint64_t end)
 {
     uint64_t size = atomic_load(&d->size_bytes);
     while (size < end && !atomic_compare_exchange_weak(&d->size_bytes, &size, end))
         ;
+}
+
+/* Takes the size from the file. To lower ours counts as a truncation: a write that raised it since
+ * we asked must notice. */
+static void ask_size(struct vd_disk *d)
+{
+    struct stat st;
+    pthread_mutex_lock(&d->size_mu);
+    int r = vd_backing_stat(d->backing, &st);
+    if (r == 0 && (uint64_t)st.st_size < atomic_load(&d->size_bytes)) {
+        atomic_fetch_add(&d->truncations, 1);
+        if (vd_backing_stat(d->backing, &st) == 0)
+            atomic_store(&d->size_bytes, (uint64_t)st.st_size);
+        atomic_fetch_add(&d->truncations, 1);
+    } else if (r == 0) {
+        raise_size(d, (uint64_t)st.st_size);
+    }
+    pthread_mutex_unlock(&d->size_mu);
+}
+
+/* After a change that began when d->truncations was BEGAN and that left the file at least END long.
+ * Where a truncation overtook it, in the file or in our number, the file is asked; so it is where
+ * the change FAILED, perhaps half done. */
+static void grow_to(struct vd_disk *d, unsigned began, uint64_t end, bool failed)
+{
+    if (!failed)
+        raise_size(d, end);
+    if (failed || began & 1 || atomic_load(&d->truncations) != began)
+        ask_size(d);
 }
 
 /* Ends W; BUF holds the LEN bytes that the backing now holds at OFF, or is NULL after a failure. */
@@ -71,9 +102,9 @@ static ssize_t write_now(struct vd_disk *d, uint64_t off, const void *data, size
                                .nblocks = vd_blocks_touched(off, len)};
     if (layer)
         vd_cache_write_begin(layer, &w);
+    unsigned began = atomic_load(&d->truncations);
     ssize_t n = vd_backing_pwrite(d->backing, data, len, off);
-    if (n > 0)
-        grow_to(d, off + (uint64_t)n);
+    grow_to(d, began, off + len, n != (ssize_t)len);
     if (layer)
         end_write(d, layer, &w, n == (ssize_t)len ? data : NULL, off, len);
     return n;
@@ -87,9 +118,10 @@ static int zero_now(struct vd_disk *d, enum vd_zero_mode mode, uint64_t off, uin
     bool contents = mode != VD_ALLOC_KEEP && mode != VD_ALLOC_EXTEND;
     if (layer && contents)
         vd_cache_write_begin(layer, &w);
+    unsigned began = atomic_load(&d->truncations);
     int r = vd_backing_zero(d->backing, mode, off, len);
-    if (r == 0 && (mode == VD_ZERO_EXTEND || mode == VD_ALLOC_EXTEND))
-        grow_to(d, off + len);
+    if (mode == VD_ZERO_EXTEND || mode == VD_ALLOC_EXTEND)
+        grow_to(d, began, off + len, r < 0);
     if (layer && contents)
         vd_cache_write_end(layer, &w, NULL, 0, 0);
     return r;
@@ -104,16 +136,24 @@ static int truncate_now(struct vd_disk *d, uint64_t size)
     w.nblocks = UINT64_MAX - w.first_block;
     if (layer)
         vd_cache_write_begin(layer, &w);
+    pthread_mutex_lock(&d->size_mu);
+    atomic_fetch_add(&d->truncations, 1);
     int r = vd_backing_truncate(d->backing, size);
     if (r == 0)
         atomic_store(&d->size_bytes, size);
+    atomic_fetch_add(&d->truncations, 1);
+    pthread_mutex_unlock(&d->size_mu);
     if (layer)
         vd_cache_write_end(layer, &w, NULL, 0, 0);
     return r;
 }
 
+/* A kernel reports a failed write-back once, and what it dropped then is lost: so a flush that has failed
+ * goes on failing until the disk is closed, for every client. */
 static int flush_now(struct vd_disk *d, bool data_only)
 {
+    if (atomic_load(&d->sync_failed))
+        return -EIO;
     int r = vd_backing_sync(d->backing, data_only);
     if (r == 0)
         return 0;

@@ -9,6 +9,8 @@
  */
 #include "fs.h"
 
+#include "vd_owner.h"
+
 /* Flags of a client's open that the source's descriptor takes over. O_DIRECT is not among them: it
  * would want buffers aligned as the client's were, not as ours are. */
 #define KEPT_FLAGS (O_ACCMODE | O_APPEND | O_SYNC | O_DSYNC)
@@ -23,7 +25,7 @@ int vd__handle_new(struct vd_fs *fs, struct vd_node *node, struct vd_handle **re
         free(h);
         return r;
     }
-    h->fd = -1;
+    h->fd = h->past_fd = -1;
     h->node = vd__node_ref(fs, node);
     pthread_mutex_init(&h->dir_mu, NULL);
     *ret_h = h;
@@ -43,6 +45,7 @@ static void node_close(struct vd_node *node, const struct vd_handle *h)
 void vd__handle_free(struct vd_fs *fs, struct vd_handle *h)
 {
     vd__table_del(&fs->handles, h->id);
+    vd_close_p(&h->past_fd); /* before the node can become a disk */
     if (h->dir)
         closedir(h->dir);
     else if (h->node->type == S_IFREG)
@@ -104,6 +107,14 @@ static int open_disk(struct vd_fs *fs, struct vd_handle *h)
     return 0;
 }
 
+/* Before the file is decided to be none: who finds it grown into a disk later finds this. */
+static void go_past(struct vd_handle *h)
+{
+    h->past_fd = vd__reopen(h->node->fd, O_RDONLY);
+    if (h->past_fd >= 0 && vd_owner_go_past(h->past_fd) < 0)
+        close(vd_steal_fd(&h->past_fd)); /* a source without locks has one mount */
+}
+
 /* A handle of the regular file NODE. FD is -1, or the source's file opened already (which was just
  * made, so it is no disk yet); it is taken. */
 static int open_file(struct vd_fs *fs, struct vd_node *node, int flags, int fd,
@@ -120,6 +131,8 @@ static int open_file(struct vd_fs *fs, struct vd_node *node, int flags, int fd,
     h->writable = (flags & O_ACCMODE) != O_RDONLY;
     h->sync = flags & (O_SYNC | O_DSYNC);
 
+    if (h->writable && !vd__node_is_disk(fs, node))
+        go_past(h);
     pthread_mutex_lock(&node->mu);
     node->is_disk = decide(fs, node);
     node->nopen++;
@@ -127,6 +140,8 @@ static int open_file(struct vd_fs *fs, struct vd_node *node, int flags, int fd,
     pthread_mutex_unlock(&node->mu);
 
     if (disk) {
+        vd_close_p(&h->past_fd);
+        h->past_fd = -1;
         r = open_disk(fs, h);
     } else {
         h->fd = own_fd >= 0 ? vd_steal_fd(&own_fd)
@@ -176,18 +191,16 @@ static void open_truncated(void *user, ssize_t result, const void *data)
     vd__inflight_end(fs);
 }
 
-void vd__op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+static void open_now(struct vd_fs *fs, fuse_req_t req, struct vd_node *node, int flags)
 {
-    struct vd_fs *fs = vd__fs(req);
-    struct vd_node *node = vd__node(fs, ino);
     struct vd_handle *h;
 
-    int r = node ? open_file(fs, node, fi->flags, -1, &h) : -ESTALE;
+    int r = open_file(fs, node, flags, -1, &h);
     if (r < 0) {
         vd__reply(req, r);
         return;
     }
-    if (!h->disk || !(fi->flags & O_TRUNC)) {
+    if (!h->disk || !(flags & O_TRUNC)) {
         reply_open(fs, req, NULL, h);
         return;
     }
@@ -200,6 +213,49 @@ void vd__op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     *o = (struct open_truncate){.req = req, .fs = fs, .h = h};
     vd__inflight_begin(fs);
     vd_disk_truncate(h->disk, 0, open_truncated, o);
+}
+
+/* The open of a disk waits for its backing, its metadata, other mounts: not on a worker. */
+struct open_job {
+    struct vd_job job;
+    fuse_req_t req;
+    struct vd_fs *fs;
+    struct vd_node *node; /* the kernel's reference lasts until OPEN is answered */
+    int flags;
+};
+
+static void open_run(struct vd_job *job)
+{
+    struct open_job *o = vd_container_of(job, struct open_job, job);
+    struct vd_fs *fs = o->fs;
+
+    open_now(fs, o->req, o->node, o->flags);
+    free(o);
+    vd__inflight_end(fs);
+}
+
+void vd__op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    struct vd_fs *fs = vd__fs(req);
+    struct vd_node *node = vd__node(fs, ino);
+
+    if (!node) {
+        vd__reply(req, -ESTALE);
+        return;
+    }
+    if (node->type != S_IFREG || !vd__node_is_disk(fs, node)) {
+        open_now(fs, req, node, fi->flags);
+        return;
+    }
+    struct open_job *o = malloc(sizeof(*o));
+    if (!o) {
+        vd__reply(req, -ENOMEM);
+        return;
+    }
+    *o = (struct open_job){
+        .job.run = open_run, .req = req, .fs = fs, .node = node, .flags = fi->flags};
+    vd__inflight_begin(fs);
+    vd_disks_run(fs->cfg.disks, &o->job);
 }
 
 /* Makes NAME in DIR and opens it; the new node's reference is the kernel's. */

@@ -3,7 +3,8 @@
  * What the files of src/fs share.
  *
  *   node    an inode of the source that the kernel knows, or that one of our requests uses. It
- * holds an O_PATH descriptor, so the source cannot give its inode number to another file meanwhile.
+ *           holds an O_PATH descriptor, so the source cannot give its inode number to another file
+ *           meanwhile.
  *   handle  an open file or folder.
  *
  * Paths are never walked: each operation takes one name below a node's descriptor, with openat2
@@ -84,6 +85,7 @@ struct vd_handle {
     struct vd_node *node; /* a reference */
     struct vd_disk *disk; /* a reference; NULL: passed through */
     _Atomic int fd;       /* of the source; of a disk -1 until something needs it */
+    int past_fd;          /* tells other mounts that the file is written past its disk; or -1 */
     bool writable;
     bool sync; /* opened O_SYNC or O_DSYNC */
     DIR *dir;  /* of a folder */

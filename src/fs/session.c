@@ -5,12 +5,13 @@
  *   max_background 256   at the kernel's default of 12, twelve of 64 direct requests reach us
  *   requests of 1 MiB    what the kernel makes at most
  *   few idle threads     the kernel wakes those that wait in turn: with 32 idle on 2 cores each
- * request finds a thread that went cold, with 6 both reads and writes at depth 32 are 1.4 times as
- *                        fast; more are made while those we have wait in a backing, and ended after
+ *                        request finds a thread that went cold, with 6 both reads and writes at
+ *                        depth 32 are 1.4 times as fast; more are made while those we have wait in
+ *                        a backing, and ended after
  *   splice off           a pipe costs more than the copy it saves for requests of this size
  *   writeback cache off  the kernel would hold a guest's writes that nobody flushed
  *   killpriv off         the kernel then clears set-id bits itself, by SETATTR; as root we would
- * not
+ *                        not
  */
 #include "vd_session.h"
 

@@ -224,6 +224,25 @@ static int do_block_verify(const struct request *q, json_t **ret_ok)
 
 /* Of one disk where "dev" and "ino" are given, else of all. What the cache counts only as a whole
  * (capacity, slots, inserts, evictions, invalidations, checksum errors) is the same in both. */
+/* Of the disk that the request names; one that was never open here has counted nothing. */
+static int disk_stats(const struct request *q, struct vd_disk_stats *ret_s, uint64_t *ret_used)
+{
+    vd_cleanup(vd_disk_put_p) struct vd_disk *disk = NULL;
+    struct vd_disk_info info = {0};
+    uint64_t dev, ino;
+    int r = arg_number(q, "dev", &dev);
+    if (r == 0)
+        r = arg_number(q, "ino", &ino);
+    if (r < 0)
+        return r;
+    *ret_s = (struct vd_disk_stats){0};
+    r = vd_disks_get_stats_of(q->d->disks, (dev_t)dev, (ino_t)ino, ret_s);
+    if (r == 0 && vd_disks_find(q->d->disks, (dev_t)dev, (ino_t)ino, &disk) == 0)
+        vd_disk_get_info(disk, &info);
+    *ret_used = info.cached_bytes;
+    return 0;
+}
+
 static int do_cache_stats(const struct request *q, json_t **ret_ok)
 {
     struct vd_cache_stats c = {0};
@@ -232,14 +251,9 @@ static int do_cache_stats(const struct request *q, json_t **ret_ok)
         vd_cache_get_stats(q->d->cache, &c);
     uint64_t used = c.used_bytes, errors = c.errors;
     if (json_object_get(q->args, "ino")) {
-        vd_cleanup(vd_disk_put_p) struct vd_disk *disk = NULL;
-        struct vd_disk_info info;
-        int r = arg_disk(q, &disk);
+        int r = disk_stats(q, &s, &used);
         if (r < 0)
             return r;
-        vd_disk_get_stats(disk, &s);
-        vd_disk_get_info(disk, &info);
-        used = info.cached_bytes;
         errors = 0;
     } else {
         vd_disks_get_stats(q->d->disks, &s);

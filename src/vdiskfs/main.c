@@ -161,6 +161,8 @@ int main(int argc, char **argv)
     int r = 0;
 
     vd_log_init("vdiskfs", VD_LOG_NOTE);
+    /* Commands that take long may not keep another mount's request waiting. */
+    setenv("UV_THREADPOOL_SIZE", "16", 0);
     fuse_set_log_func(log_fuse);
     enum vd_options_result parsed = vd_options_parse(&args, &d->opt);
     if (parsed == VD_OPTIONS_RUN) {

@@ -237,6 +237,8 @@ int vd_daemon_listen(struct vd_daemon *d)
 
 void vd_daemon_stopping(struct vd_daemon *d)
 {
+    if (d->disks)
+        vd_disks_stopping(d->disks);
     if (d->cache)
         vd_cache_stopping(d->cache);
     if (d->ctl)

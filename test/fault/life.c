@@ -82,7 +82,7 @@ static bool do_zero(struct client *c, uint64_t off, size_t len)
     return answered(c, "zero", r, 0);
 }
 
-/* By whole requests one after the other: the bytes between the sizes are zero either way. */
+/* The bytes between the two sizes are zero, or not there. */
 static bool do_truncate(struct client *c, uint64_t size)
 {
     struct model *m = c->m;
@@ -180,6 +180,16 @@ static struct client *new_client(struct model *m, bool steady)
     return c;
 }
 
+/* A block whose checksum is bad was called good before its bytes were there. */
+static bool unmount(struct client *c)
+{
+    struct vd_cache_stats stats;
+    vd_cache_get_stats(c->mount.cache, &stats);
+    mount_close(&c->mount);
+    return stats.checksum_errors == 0 ||
+           model_lie(c->m, "cache: %llu bad checksums", (unsigned long long)stats.checksum_errors);
+}
+
 int life(struct model *m, const char *dir, bool steady, unsigned ready_ms)
 {
     struct client *c = new_client(m, steady);
@@ -187,13 +197,12 @@ int life(struct model *m, const char *dir, bool steady, unsigned ready_ms)
         return finish(c, LIFE_NO_MOUNT);
     bool good = session(c, "first open", first_session) &&
                 session(c, "second open", second_session) && removed_disk(c);
-    mount_close(&c->mount);
-    if (!good)
+    if (!unmount(c) || !good)
         return finish(c, LIFE_LIE);
     if (mount_open(&c->mount, dir, ready_ms) < 0)
         return finish(c, LIFE_NO_MOUNT);
     good = session(c, "third open", third_session);
-    mount_close(&c->mount);
+    good = unmount(c) && good;
     return finish(c, good ? LIFE_GOOD : LIFE_LIE);
 }
 
@@ -303,7 +312,7 @@ static bool look_once(struct client *c, const char *dir, bool (*requests)(struct
     }
     if (good && vd_meta_empty_trash(c->mount.store) < 0)
         good = model_lie(c->m, "look: the trash cannot be emptied");
-    mount_close(&c->mount);
+    good = unmount(c) && good;
     return good && cache_is_sound(c->m, dir, true);
 }
 

@@ -7,8 +7,6 @@
 
 void model_init(struct model *m)
 {
-    memset(m, 0, sizeof(*m));
-    memset(m->n, 1, sizeof(m->n));
     m->size[0] = m->size[1] = DISK_BYTES;
 }
 
@@ -21,17 +19,17 @@ void model_begin(struct model *m, uint64_t off, size_t len, uint8_t pattern)
 {
     for (uint64_t i = off; i < off + len; i++) {
         /* Full: the least likely goes. Only a request that fails time after time gets here. */
-        unsigned n = m->n[i] < VALUES_MAX ? m->n[i] : VALUES_MAX - 1;
-        m->value[n][i] = model_byte(pattern, i);
-        m->n[i] = (uint8_t)(n + 1);
+        unsigned last = m->last[i] < VALUES_MAX - 1 ? m->last[i] + 1 : VALUES_MAX - 1;
+        m->value[last][i] = model_byte(pattern, i);
+        m->last[i] = (uint8_t)last;
     }
 }
 
 void model_end(struct model *m, uint64_t off, size_t len, bool done)
 {
     for (uint64_t i = off; done && i < off + len; i++) {
-        m->value[0][i] = m->value[m->n[i] - 1][i];
-        m->n[i] = 1;
+        m->value[0][i] = m->value[m->last[i]][i];
+        m->last[i] = 0;
     }
 }
 
@@ -47,7 +45,7 @@ bool model_lie(struct model *m, const char *fmt, ...)
 
 static bool may_be(const struct model *m, uint64_t off, uint8_t byte)
 {
-    for (unsigned v = 0; v < m->n[off]; v++)
+    for (unsigned v = 0; v <= m->last[off]; v++)
         if (m->value[v][off] == byte)
             return true;
     return false;
@@ -59,9 +57,11 @@ bool model_saw(struct model *m, const char *where, uint64_t off, const uint8_t *
         if (!may_be(m, off + i, buf[i]))
             return model_lie(m, "%s: byte %llu is %u, not %u%s", where,
                              (unsigned long long)(off + i), buf[i], m->value[0][off + i],
-                             m->n[off + i] > 1 ? " or what else it may be" : "");
+                             m->last[off + i] ? " or what else it may be" : "");
+        if (m->last[off + i] == 0)
+            continue;
         m->value[0][off + i] = buf[i];
-        m->n[off + i] = 1;
+        m->last[off + i] = 0;
     }
     return true;
 }

@@ -2,10 +2,10 @@
 /* A mount without FUSE, as src/vdiskfs/start.c makes one, but tens of milliseconds in all. */
 #include <fcntl.h>
 #include <limits.h>
-#include <sched.h>
 #include <semaphore.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "sweep.h"
@@ -85,7 +85,7 @@ void disk_close(struct mount *m, struct vd_disk *d)
     vd_disk_release(d);
     /* While it detaches, a request to release it is told to come again. */
     while (vd_disks_release_request(m->disks, &info.uuid, why) == -EAGAIN)
-        sched_yield();
+        nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
 }
 
 struct answer {

@@ -25,6 +25,7 @@
 
 #define STEP_S 60 /* a step takes a tenth of a second */
 #define N_MAX 5000
+#define MODEL_FD 100
 #define META "/source/.vdiskfs"
 #define CACHE "/cache"
 #define FULL "writes,fallocate,create,mkdir,ftruncate,xattr"
@@ -109,16 +110,18 @@ static void die(const char *what)
     exit(2);
 }
 
-static struct model *map_model(const char *dir, bool make)
+/* In memory that is inherited as MODEL_FD, through exec too. */
+static struct model *map_model(bool make)
 {
-    char path[128];
-    snprintf(path, sizeof(path), "%s/model", dir);
-    vd_cleanup_close int fd = open(path, O_RDWR | O_CLOEXEC | (make ? O_CREAT : 0), 0600);
-    if (fd < 0 || (make && ftruncate(fd, sizeof(struct model)) < 0))
-        die(path);
-    void *p = mmap(NULL, sizeof(struct model), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (make) {
+        int fd = memfd_create("model", 0);
+        if (fd < 0 || ftruncate(fd, sizeof(struct model)) < 0 || dup2(fd, MODEL_FD) < 0)
+            die("model");
+        close(fd);
+    }
+    void *p = mmap(NULL, sizeof(struct model), PROT_READ | PROT_WRITE, MAP_SHARED, MODEL_FD, 0);
     if (p == MAP_FAILED)
-        die(path);
+        die("model");
     return p;
 }
 
@@ -179,7 +182,7 @@ static void prepare(struct step *t)
 {
     static const char *const before[] = {
         [WARM] = "any::0:errno=EIO",
-        [CUT_META] = "writes:/meta.mdb:23:kill",
+        [CUT_META] = "writes:/meta.mdb:12:kill",
         [CUT_CACHE] = "writes:/cache/data:31:kill",
     };
     make_source(t);
@@ -244,7 +247,7 @@ static bool run_step(const struct sweep *s, unsigned n, struct totals *sum)
     snprintf(t.dir, sizeof(t.dir), "%.40s/vd-sweep-XXXXXX", tmp ? tmp : "/tmp");
     if (!mkdtemp(t.dir))
         die(t.dir);
-    t.m = map_model(t.dir, true);
+    t.m = map_model(true);
     model_init(t.m);
     int len = snprintf(t.rule, sizeof(t.rule), s->rule, n);
     if (s->kind & PATH_BOUND)
@@ -341,7 +344,7 @@ int main(int argc, char **argv)
     if (argc == 5 && strcmp(argv[1], "life") == 0) {
         vd_log_init("life", VD_LOG_NOTE);
         alarm(STEP_S);
-        return life(map_model(argv[2], false), argv[2], argv[3][0], (unsigned)atoi(argv[4]));
+        return life(map_model(false), argv[2], argv[3][0], (unsigned)atoi(argv[4]));
     }
     opt.self = "/proc/self/exe";
     for (int i = 1; i < argc; i++)

@@ -6,7 +6,7 @@
 
 #include "vd_disk.h"
 
-#define MODEL_MAX (1400u << 10)
+#define MODEL_MAX (1100u << 10)
 #define DISK_BYTES ((1u << 20) + 12345u)
 #define VALUES_MAX 3
 
@@ -19,11 +19,12 @@ struct model {
     uint64_t size[2]; /* the second: what a truncation in doubt wanted */
     uint32_t requests, failed;
     uint8_t seed;
-    char lie[400]; /* what went wrong; "" if nothing */
-    uint8_t n[MODEL_MAX];
+    char lie[400];           /* what went wrong; "" if nothing */
+    uint8_t last[MODEL_MAX]; /* how many values there are, but one */
     uint8_t value[VALUES_MAX][MODEL_MAX];
 };
 
+/* M is zero. */
 void model_init(struct model *m);
 /* A change of the bytes is about to be asked for; PATTERN 0 means zeros. End says what came of it.
  */

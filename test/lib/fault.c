@@ -7,20 +7,24 @@
  *
  *   RULE    OPS:PATH:N:ACTION[,ACTION...]
  *   OPS     comma-separated of write writev pwrite pwritev fsync fdatasync msync rename unlink mmap
- * ftruncate fallocate create mkdir xattr, or a group: writes (write, writev, pwrite, pwritev), syncs
- * (fsync, fdatasync, msync), names (rename, unlink, create, mkdir), any (all of them) PATH matches
- * a call whose file (or either name of a rename) contains it; empty matches all. Of a descriptor it
- * is what /proc/self/fd says. It cannot contain a colon N       counts the calls that match, from
- * 1: N is that one, N+ that and all later, N-M a range, 0 none (only count) ACTION  errno=NAME  do
- * not make the call, fail with that error (a name such as ENOSPC, or a number) tear=BYTES  of a
- * write make only the first BYTES; alone, it is a short write; with errno or kill, that follows
+ *           ftruncate fallocate create mkdir xattr, or a group: writes (write, writev, pwrite,
+ *           pwritev), syncs (fsync, fdatasync, msync), names (rename, unlink, create, mkdir), any
+ *           (all of them)
+ *   PATH    matches a call whose file (or either name of a rename) contains it; empty matches all.
+ *           Of a descriptor it is what /proc/self/fd says. It cannot contain a colon
+ *   N       counts the calls that match, from 1: N is that one, N+ that and all later, N-M a range,
+ *           0 none (only count)
+ *   ACTION  errno=NAME  do not make the call, fail with that error (a name such as ENOSPC, or a
+ *                       number)
+ *           tear=BYTES  of a write make only the first BYTES; alone, it is a short write; with
+ *                       errno or kill, that follows
  *           kill        SIGKILL this process, without the call
  *           delay=MS    sleep, then go on
  *           record      append "NUMBER OP OFFSET LENGTH PATH" to the file $VD_FAULT_RECORD
  *
  *   VD_FAULT_COUNT=FILE  after each matching call FILE holds how many there were, one line a rule,
- * so a fail-the-Nth sweep ends when N is greater than the count VD_FAULT_ARM=FILE    nothing
- * matches or counts until FILE exists: to let a start-up pass
+ *                        so a fail-the-Nth sweep ends when N is greater than the count
+ *   VD_FAULT_ARM=FILE    nothing matches or counts until FILE exists: to let a start-up pass
  *
  * For example, a full disk from the third write of the slot table on:
  *   VD_FAULT='writes:/slots:3+:errno=ENOSPC'

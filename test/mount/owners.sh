@@ -50,6 +50,18 @@ assert_same "A reads what B wrote" "$A/d.img" "$T/expect"
 assert_same "B reads what B wrote" "$B/d.img" "$T/expect"
 ok "the disk changes hands when its owner closes it"
 
+# a file that A opened when it was too small to be a disk, and that grew: A writes it past the disk that it is for B
+exec 5<>"$A/grown"
+random_file "$T/grown" 2M 2
+dd if="$T/grown" of="$A/grown" bs=1M conv=notrunc status=none
+exec 6<"$B/grown"
+assert_same "B reads what grew" "$B/grown" "$T/grown"
+printf grown | dd of="$A/grown" bs=1 conv=notrunc status=none
+printf grown | dd of="$T/grown" bs=1 conv=notrunc status=none
+assert_same "B reads what A wrote past the disk" "$B/grown" "$T/grown"
+exec 5<&- 6<&-
+ok "nobody caches a file that is written past its disk"
+
 # an owner that is killed: the kernel frees its lock, its record says nothing any more
 exec 7<>"$A/d.img"
 printf killed | dd of="$A/d.img" bs=1 seek=100 conv=notrunc,fsync status=none

@@ -2,8 +2,8 @@
 /*
  * The control socket: RUNDIR/<owner id>/sock, one JSON object a line each way.
  *
- *   {"command": "cache-stats", "args": {...}}   ->   {"ok": {...}}  or  {"error": {"errno": N,
- * "what": "..."}}
+ *   {"command": "cache-stats", "args": {...}}   ->   {"ok": {...}}
+ *                                               or   {"error": {"errno": N, "what": "..."}}
  *
  * Beside it RUNDIR/<owner id>/info, a JSON object {"pid", "mount", "st_dev", "source", "meta",
  * "cache", "host", "state"}: by it the command line finds the daemon of a path. Peers are checked

@@ -42,6 +42,10 @@ struct vd_disks_config {
 /* All pointers in CONFIG are borrowed and must outlive the disks. 0, -ENOMEM. */
 int vd_disks_new(const struct vd_disks_config *config, struct vd_disks **ret_disks) VD_WARN_UNUSED;
 
+/* The mount is being torn down: who asks for a disk of ours is told to wait, not refused. Any
+ * thread. */
+void vd_disks_stopping(struct vd_disks *ds);
+
 /* Detaches all that is left, waits for it. No request may be under way. NULL is allowed. */
 void vd_disks_free(struct vd_disks *ds);
 
@@ -58,6 +62,10 @@ bool vd_disks_is_disk(struct vd_disks *ds, int path_fd, const struct stat *st);
 int vd_disk_open(struct vd_disks *ds, int path_fd, const char *path, bool write,
                  struct vd_disk **ret_disk) VD_WARN_UNUSED;
 
+/* Runs JOB on a thread that may wait: for vd_disk_open, where a worker must not. Jobs must have ended before
+ * vd_disks_free. */
+void vd_disks_run(struct vd_disks *ds, struct vd_job *job);
+
 /* Gives the reference of one open back. Does not block: the last one starts the detach. */
 void vd_disk_release(struct vd_disk *d);
 
@@ -70,9 +78,9 @@ void vd_disks_gone(struct vd_disks *ds, int path_fd);
  * Requests. DONE is called exactly once, on any thread, possibly before the call returns, with USER
  * and a count or -errno; for reads DATA holds the bytes, valid during DONE only. DONE must not
  * block for long. Write data are borrowed until the call returns. Requests of one disk are not
- * ordered among each other, but a request submitted after DONE of another sees its effect. errors:
- * of the backing; -EBUSY: a change of a disk that another mount owns (logged, naming host and pid);
- * -EROFS; -EUCLEAN: the disk is refused; -EFBIG past 2^62.
+ * ordered among each other, but a request submitted after DONE of another sees its effect.
+ *   errors: of the backing; -EBUSY: a change of a disk that another mount owns (logged, naming host
+ *   and pid); -EROFS; -EUCLEAN: the disk is refused; -EFBIG past 2^62.
  */
 typedef void (*vd_disk_done)(void *user, ssize_t result, const void *data);
 void vd_disk_read(struct vd_disk *d, uint64_t off, size_t len, vd_disk_done done, void *user);
@@ -101,8 +109,11 @@ struct vd_disk_stats {
     uint64_t hits, misses, hit_bytes, miss_bytes, backing_reads, backing_read_bytes, coalesced,
         readahead_bytes, bypassed, writes, write_bytes, flushes, errors;
 };
-/* Of one attached disk; of all disks since the mount began, detached ones included. */
+/* Since the mount began, earlier attachments included: of one attached disk; of the disk (st_dev, st_ino),
+ * attached or not (-ENOENT: it never was); of all. */
 void vd_disk_get_stats(struct vd_disk *d, struct vd_disk_stats *ret_stats);
+int vd_disks_get_stats_of(struct vd_disks *ds, dev_t dev, ino_t ino,
+                          struct vd_disk_stats *ret_stats) VD_WARN_UNUSED;
 void vd_disks_get_stats(struct vd_disks *ds, struct vd_disk_stats *ret_stats);
 
 struct vd_disk_info {

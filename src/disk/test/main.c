@@ -8,6 +8,7 @@ int main(void)
     vd_log_init("test", VD_LOG_ERROR);
     Suite *s = suite_create("disk");
     add_model_tests(s);
+    add_size_tests(s);
     add_stale_tests(s);
     add_race_tests(s);
     SRunner *r = srunner_create(s);

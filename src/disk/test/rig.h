@@ -51,6 +51,7 @@ uint64_t rig_random(uint64_t *state);
 
 void add_model_tests(Suite *s);
 void add_race_tests(Suite *s);
+void add_size_tests(Suite *s);
 void add_stale_tests(Suite *s);
 
 #endif

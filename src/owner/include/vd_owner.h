@@ -21,6 +21,9 @@
 #include "vd_meta.h"
 
 #define VD_OWNER_LOCK_OFF ((off_t)1 << 62)
+/* The byte after it is read-locked while a file that was too small to be a disk when it was opened
+ * is open for writing: it may grow into one for others, who must not cache it. */
+#define VD_OWNER_PAST_OFF (VD_OWNER_LOCK_OFF + 1)
 /* The byte QEMU locks to have write permission (block/file-posix.c: 100 + BLK_PERM_WRITE's bit). */
 #define VD_OWNER_QEMU_WRITE_BYTE 101
 
@@ -34,6 +37,11 @@ struct vd_owner_self {
 
 /* Takes, converts or drops the lock on FD, without waiting. 0, -EAGAIN, -errno. */
 int vd_owner_lock(int fd, enum vd_lock mode) VD_WARN_UNUSED;
+
+/* Says through FD (readable) that its file is written past its disk, until FD is closed. 0, -errno. */
+int vd_owner_go_past(int fd) VD_WARN_UNUSED;
+/* Does anybody but FD's holder say so? */
+bool vd_owner_is_gone_past(int fd);
 
 /* A coordinator carries requests between mounts. */
 struct vd_coordinator;
