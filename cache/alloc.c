@@ -7,9 +7,12 @@
  * version even. Cut by a SIGKILL anywhere inside, the odd version makes the rebuild drop the slot.
  * If the index refuses, the slot keeps its old key, empty: index and table agree again.
  */
+#include <fcntl.h>
 #include <string.h>
 
 #include "engine.h"
+
+#define PREPARE_BYTES (64ull << 20)
 
 int vd__lookup(struct vd__engine *e, const struct vd_cache_key *key, uint64_t slotno,
                uint32_t *ret_slot)
@@ -54,6 +57,20 @@ static int rekey(struct vd__engine *e, uint32_t slot, const struct vd_cache_key 
     return err;
 }
 
+/* lock: alloc_mu. Slots are first used in order, so `data` is allocated a piece ahead: one extent instead of
+ * one a block, and writes of a block then need none. Where that cannot be, it stays sparse. */
+static void prepare(struct vd__engine *e, uint32_t slot)
+{
+    uint64_t end = (uint64_t)e->slots.nslots * e->slots.slot_bytes;
+    uint64_t from = (uint64_t)slot * e->slots.slot_bytes;
+    if (from < e->prepared_bytes)
+        return;
+    uint64_t to = vd_min(end, vd_align_down(from, PREPARE_BYTES) + PREPARE_BYTES);
+    e->prepared_bytes = to;
+    if (fallocate(e->data_fd, FALLOC_FL_KEEP_SIZE, (off_t)from, (off_t)(to - from)) < 0)
+        e->prepared_bytes = UINT64_MAX;
+}
+
 /* lock: alloc_mu. On success the slot's stripe is held. */
 static int allocate(struct vd__engine *e, const struct vd_cache_key *key, uint64_t slotno,
                     uint32_t *ret_slot)
@@ -62,10 +79,13 @@ static int allocate(struct vd__engine *e, const struct vd_cache_key *key, uint64
     if (slot == VD_CACHE_NO_SLOT)
         return -EBUSY;
     int r = rekey(e, slot, key, slotno);
+    if (r == 0)
+        prepare(e, slot);
     if (r < 0) {
         pthread_mutex_unlock(vd__stripe(e, slot));
         return r;
     }
+    vd__hint_set(&e->hint, key, slotno, slot);
     *ret_slot = slot;
     return 0;
 }
@@ -74,7 +94,8 @@ static int take_once(struct vd__layer *l, uint64_t slotno, uint32_t *ret_slot)
 {
     struct vd__engine *e = l->engine;
     uint32_t slot;
-    int r = vd__lookup(e, &l->key, slotno, &slot);
+    bool hinted = vd__hint_get(&e->hint, &e->slots, &l->key, slotno, &slot);
+    int r = hinted ? 0 : vd__lookup(e, &l->key, slotno, &slot);
     if (r == 0) {
         pthread_mutex_lock(vd__stripe(e, slot));
         if (vd__slot_is(vd__slot(&e->slots, slot), &l->key, slotno)) {

@@ -41,6 +41,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "hint.h"
 #include "index.h"
 #include "slots.h"
 #include "vd_cache.h"
@@ -69,8 +70,13 @@ struct vd__engine {
     struct vd_cache cache;
     char *dir, *note;
     int dirfd, lock_fd, data_fd;
+    const uint8_t *data_map; /* the first data_map_bytes of `data`, to read; NULL: not mapped */
+    size_t data_map_bytes;
+    struct vd_sigbus_region *data_bus;
     struct vd__slots slots;
     struct vd__index index;
+    struct vd__hint hint;
+    uint64_t prepared_bytes; /* lock: alloc_mu; `data` is allocated up to here */
     struct vd_cache_policy *policy; /* lock: alloc_mu, but for hit and used */
 
     atomic_bool ready, dead, stopping;

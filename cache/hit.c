@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * A hit: one index snapshot for all slots of the request, then for each slot its record, one pread
- * a run of valid blocks straight into the caller's buffer, and the checksums there. Nothing is
- * allocated, no lock is taken, and the snapshot has ended before the first byte is read.
+ * A hit: the slots by their hints, or by one index snapshot for all that have none; then for each
+ * slot its record, one copy a run of valid blocks straight into the caller's buffer, and the
+ * checksums there. Nothing is allocated, no lock is taken, and the snapshot has ended before the
+ * first byte is copied.
  *
  * What may happen meanwhile: the slot's key changes (its version moves: all of it is a miss), a
  * block is dropped (the read began before that write ended, so the bytes are as good as the
@@ -14,6 +15,8 @@
 #include "engine.h"
 #include "vd_file.h"
 #include "vd_log.h"
+
+#define MAPPED_COPY_MAX (2 * VD_BLOCK_SIZE)
 
 struct hit {
     struct vd__layer *layer;
@@ -59,13 +62,27 @@ static void drop_bad(struct hit *h, uint32_t i, uint32_t was)
                    (unsigned long long)total);
 }
 
+/* A few blocks are copied from the mapping, which saves the system call; more are read, since of a
+ * mapping that is not in memory each page would be a fault of its own. A mapping that has failed
+ * once (the file was cut short, or its device fails) is not used again; reading says what is left. */
+static ssize_t copy_bytes(const struct vd__engine *e, uint8_t *buf, size_t len, off_t off)
+{
+    if (len <= MAPPED_COPY_MAX && (size_t)off + len <= e->data_map_bytes &&
+        !vd_sigbus_dead(e->data_bus)) {
+        memcpy(buf, e->data_map + off, len);
+        if (!vd_sigbus_dead(e->data_bus))
+            return (ssize_t)len;
+    }
+    return vd_pread_full(e->data_fd, buf, len, off);
+}
+
 /* Copies N valid blocks from the segment's block FROM on, and checks them. */
 static void copy_run(struct hit *h, uint32_t from, uint32_t n)
 {
     struct vd__engine *e = h->layer->engine;
     uint8_t *buf = h->read->buf + (size_t)(h->seg.at + from) * VD_BLOCK_SIZE;
-    ssize_t got = vd_pread_full(e->data_fd, buf, (size_t)n * VD_BLOCK_SIZE,
-                                vd__data_off(e, h->slot, h->seg.block + from));
+    ssize_t got = copy_bytes(e, buf, (size_t)n * VD_BLOCK_SIZE,
+                             vd__data_off(e, h->slot, h->seg.block + from));
     if (got < 0) {
         vd__count(e, ERRORS, 1);
         got = 0;
@@ -121,19 +138,28 @@ static void read_segment(struct hit *h)
 static uint32_t find_slots(struct vd__layer *l, const struct vd_cache_read *r, uint32_t *ret_slot)
 {
     struct vd__engine *e = l->engine;
-    int err;
-    struct vd__reader *reader = vd__index_read_begin(&e->index, false, &err);
-    if (!reader)
-        return 0;
+    struct vd__reader *reader = NULL;
     uint32_t nsegs = 0;
     for (uint32_t at = 0; at < r->nblocks; nsegs++) {
         struct vd__segment seg = vd__segment(e, r->first_block, r->nblocks, at);
         uint32_t slot;
-        bool found = vd__index_get(reader, &l->key, seg.slotno, &slot) == 0;
-        ret_slot[nsegs] = found && slot < e->slots.nslots ? slot : VD_CACHE_NO_SLOT;
+        int err;
         at += seg.n;
+        ret_slot[nsegs] = VD_CACHE_NO_SLOT;
+        if (vd__hint_get(&e->hint, &e->slots, &l->key, seg.slotno, &slot)) {
+            ret_slot[nsegs] = slot;
+            continue;
+        }
+        if (!reader)
+            reader = vd__index_read_begin(&e->index, false, &err);
+        if (reader && vd__index_get(reader, &l->key, seg.slotno, &slot) == 0 &&
+            slot < e->slots.nslots) {
+            ret_slot[nsegs] = slot;
+            vd__hint_set(&e->hint, &l->key, seg.slotno, slot);
+        }
     }
-    vd__index_read_end(reader);
+    if (reader)
+        vd__index_read_end(reader);
     return nsegs;
 }
 

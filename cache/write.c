@@ -30,6 +30,45 @@ static int clear_slot(void *user, uint64_t slotno, uint32_t slot)
     return 0;
 }
 
+/* Slot by slot; the index is asked only where there is no hint. */
+static int clear_each(struct clear *c, const struct vd_cache_key *key, uint64_t slotno,
+                      uint64_t last)
+{
+    struct vd__engine *e = c->engine;
+    struct vd__reader *reader = NULL;
+    int r = 0;
+    for (; slotno <= last && r == 0; slotno++) {
+        uint32_t slot;
+        if (!vd__hint_get(&e->hint, &e->slots, key, slotno, &slot)) {
+            if (!reader)
+                reader = vd__index_read_begin(&e->index, true, &r);
+            if (reader)
+                r = vd__index_get(reader, key, slotno, &slot);
+            if (r == -ENOENT) {
+                r = 0;
+                continue;
+            }
+        }
+        if (r == 0)
+            r = clear_slot(c, slotno, slot);
+    }
+    if (reader)
+        vd__index_read_end(reader);
+    return r;
+}
+
+static int clear_walk(struct clear *c, const struct vd_cache_key *key, uint64_t first,
+                      uint64_t last)
+{
+    int r;
+    struct vd__reader *reader = vd__index_read_begin(&c->engine->index, true, &r);
+    if (!reader)
+        return r;
+    r = vd__index_each(reader, key, first, last, clear_slot, c);
+    vd__index_read_end(reader);
+    return r;
+}
+
 void vd__clear_range(struct vd__engine *e, const struct vd_cache_key *key, uint64_t first,
                      uint64_t n)
 {
@@ -37,19 +76,8 @@ void vd__clear_range(struct vd__engine *e, const struct vd_cache_key *key, uint6
         return;
     struct clear c = {.engine = e, .first = first, .last = first + (n - 1)};
     uint64_t slotno = c.first / e->slots.slot_blocks, last = c.last / e->slots.slot_blocks;
-    int r;
-    struct vd__reader *reader = vd__index_read_begin(&e->index, true, &r);
-    if (reader && last - slotno < GETS_MAX) {
-        for (; slotno <= last && r == 0; slotno++) {
-            uint32_t slot;
-            r = vd__index_get(reader, key, slotno, &slot);
-            r = r == -ENOENT ? 0 : r < 0 ? r : clear_slot(&c, slotno, slot);
-        }
-    } else if (reader) {
-        r = vd__index_each(reader, key, slotno, last, clear_slot, &c);
-    }
-    if (reader)
-        vd__index_read_end(reader);
+    int r = last - slotno < GETS_MAX ? clear_each(&c, key, slotno, last)
+                                     : clear_walk(&c, key, slotno, last);
     if (c.cleared)
         vd__count(e, INVALIDATIONS, c.cleared);
     if (r < 0)
