@@ -21,15 +21,17 @@ guest_kernel_package() {
 }
 
 guest_fetch_kernel() {
+    local into=$1
+    # the lists may be missing, or name a version that is no longer served
+    guest_download "$into" || { apt-get update -qq >&2 && guest_download "$into"; } || return 1
+    dpkg -x "$into"/linux-image-*.deb "$into/package"
+}
+
+guest_download() {
     local into=$1 package
     package=$(guest_kernel_package)
-    if [ -z "$package" ]; then
-        apt-get update -qq >&2 || true
-        package=$(guest_kernel_package)
-    fi
     [ -n "$package" ] || return 1
-    (cd "$into" && apt-get download -qq -o APT::Sandbox::User=root "$package" >&2) || return 1
-    dpkg -x "$into"/linux-image-*.deb "$into/package"
+    (cd "$into" && apt-get download -qq -o APT::Sandbox::User=root "$package" >&2)
 }
 
 # The modules in the order in which each finds what it needs.
