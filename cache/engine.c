@@ -284,6 +284,16 @@ static int open_index(struct vd__engine *e, bool fresh)
     return vd__index_open(e->dir, e->dirfd, e->slots.nslots, &e->index);
 }
 
+/* An empty index and a policy that knows nothing, for the rebuild to fill. */
+static int begin_anew(struct vd__engine *e)
+{
+    vd__index_close(&e->index);
+    e->policy->ops->free(e->policy);
+    e->policy = NULL;
+    int r = vd_cache_policy_s3fifo.new(e->slots.nslots, &e->policy);
+    return r < 0 ? r : open_index(e, true);
+}
+
 /* RET_WHAT names the file that failed. */
 static int open_files(struct vd__engine *e, const struct vd_cache_config *config,
                       const char **ret_what)
@@ -313,6 +323,12 @@ static int open_files(struct vd__engine *e, const struct vd_cache_config *config
         return r;
     *ret_what = "index.mdb";
     r = open_index(e, !clean);
+    if (r == -EUCLEAN && clean) {
+        /* Sealed as it is, and yet no index: made by a program that did not notice. */
+        vd_log_warning("cache: %s: index.mdb is damaged: it is rebuilt", e->dir);
+        clean = false;
+        r = begin_anew(e);
+    }
     if (r < 0)
         return r;
     if (clean) {

@@ -167,7 +167,21 @@ void vd__index_close(struct vd__index *ix)
 
 int vd__index_sync(struct vd__index *ix)
 {
-    return to_errno(mdb_env_sync(ix->env, 1));
+    MDB_envinfo info;
+    MDB_stat stat;
+    struct stat st;
+    int fd, r = to_errno(mdb_env_sync(ix->env, 1));
+    if (r == 0)
+        r = to_errno(mdb_env_get_fd(ix->env, &fd));
+    if (r == 0)
+        r = to_errno(mdb_env_info(ix->env, &info));
+    if (r == 0)
+        r = to_errno(mdb_env_stat(ix->env, &stat));
+    if (r == 0 && fstat(fd, &st) < 0)
+        r = -errno;
+    if (r == 0 && (uint64_t)st.st_size < (info.me_last_pgno + 1) * (uint64_t)stat.ms_psize)
+        r = -EUCLEAN;
+    return r;
 }
 
 static struct vd__reader *claim(struct vd__index *ix)

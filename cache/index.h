@@ -40,7 +40,7 @@ int vd__index_open(const char *dir, int dirfd, uint32_t nslots,
                    struct vd__index *ix) VD_WARN_UNUSED;
 void vd__index_close(struct vd__index *ix);
 
-/* Flushes the environment to its file. Blocks. 0 or -errno. */
+/* Flushes the environment to its file. Blocks. 0; -EUCLEAN: the file was cut short; -errno. */
 int vd__index_sync(struct vd__index *ix) VD_WARN_UNUSED;
 
 /* Begins a snapshot of the index as it is now. NULL when none is to be had (WAIT: only on an LMDB

@@ -30,6 +30,10 @@ suite() {
     ok=$(awk '/^Ok: /{n += $2} /^Expected Fail: /{n += $3} END {print n + 0}' "$out")
     bad=$(awk '/^(Fail|Timeout|Skipped): /{n += $2} /^Unexpected Pass: /{n += $3} END {print n + 0}' "$out")
     rm -f "$out"
+    if [ "$bad" -gt 0 ]; then # meson prints the end of a long log only; what failed stands elsewhere in it
+        jq -r 'select(.result != "OK") | (.stdout // "") + (.stderr // "")' "$dir/meson-logs/testlog.json" |
+            grep -aE ':[FE]:|FAIL|ERROR: |SUMMARY: ' | head -n 20
+    fi
     [ "$((ok + bad))" -gt 0 ] || bad=1
     passed=$((passed + ok))
     failed=$((failed + bad))

@@ -408,6 +408,27 @@ START_TEST(truncated_while_open)
 }
 END_TEST
 
+/* With hints in place nobody may ask the index again: the close must notice that it was cut. */
+START_TEST(index_cut_unnoticed)
+{
+    struct vd_cache *c = open_cache(32 * MIB);
+    struct vd_cache_layer *l = open_layer(c, 1, 1);
+    for (unsigned i = 0; i < 512; i++)
+        fill(l, i * 16, 16, 1);
+    cut("index.mdb", 4096);
+    ck_assert_uint_eq(hits(l, 0, 257, 1), 257);
+    vd_cache_layer_close(l);
+    vd_cache_close(c);
+    ck_assert_int_eq(size_of("state"), -1);
+    c = open_cache(32 * MIB);
+    l = open_layer(c, 1, 1);
+    ck_assert_int_eq(fill(l, 0, 32, 1), 0);
+    hits(l, 0, 257, 1);
+    vd_cache_layer_close(l);
+    vd_cache_close(c);
+}
+END_TEST
+
 /* A device smaller than the cache: what does not fit is not admitted, all else goes on. The mount
  * is in a namespace of this process and ends with it. */
 START_TEST(full_device)
@@ -487,6 +508,7 @@ int main(void)
     tcase_add_test(t, truncated_before_open);
     tcase_add_test(t, foreign_files);
     tcase_add_loop_test(t, truncated_while_open, 0, 6);
+    tcase_add_test(t, index_cut_unnoticed);
     tcase_add_test(t, full_device);
     tcase_add_test(t, resize);
     suite_add_tcase(s, t);
