@@ -146,6 +146,18 @@ static int still_there(const struct vd_meta_store *s, const char *rel, int dir_f
     return a.st_ino == b.st_ino && a.st_dev == b.st_dev ? 0 : -EAGAIN;
 }
 
+/* Byte 0 is the session's lock. To get there one passes a gate, byte 1, held while waiting for byte 0: who wants to
+ * write so stops readers that come after it, which sharing byte 0 among them might never leave it free. */
+static int wait_session(int lock_fd, enum vd_lock mode)
+{
+    int r = vd_lock_wait(lock_fd, mode, 1, 1, VD__LOCK_TIMEOUT_MS);
+    if (r < 0)
+        return r;
+    r = vd_lock_wait(lock_fd, mode, 0, 1, VD__LOCK_TIMEOUT_MS);
+    int gate = vd_lock_try(lock_fd, VD_LOCK_NONE, 1, 1);
+    return r < 0 ? r : gate;
+}
+
 int vd__disk_lock(const struct vd_meta_store *s, const struct vd_id *uuid, bool exclusive,
                   bool make, int *ret_dir_fd, int *ret_lock_fd)
 {
@@ -160,8 +172,7 @@ int vd__disk_lock(const struct vd_meta_store *s, const struct vd_id *uuid, bool 
             return r;
         r = open_lock(dir_fd, exclusive, &lock_fd);
         if (r == 0 && lock_fd >= 0)
-            r = vd_lock_wait(lock_fd, exclusive ? VD_LOCK_EXCLUSIVE : VD_LOCK_SHARED, 0, 1,
-                             VD__LOCK_TIMEOUT_MS);
+            r = wait_session(lock_fd, exclusive ? VD_LOCK_EXCLUSIVE : VD_LOCK_SHARED);
         if (r == 0)
             r = still_there(s, rel, dir_fd);
         if (r == -EAGAIN)
