@@ -253,15 +253,28 @@ struct holder {
     int to, from;
 };
 
-static void say(int fd)
+static bool say(int fd)
 {
-    ck_assert_int_eq(write(fd, "x", 1), 1);
+    return write(fd, "x", 1) == 1;
 }
 
-static void await(int fd)
+static bool await(int fd)
 {
     char c;
-    ck_assert_int_eq(read(fd, &c, 1), 1);
+    return read(fd, &c, 1) == 1;
+}
+
+static _Noreturn void hold(int to_fd, int from_fd)
+{
+    struct vd_cache *c;
+    char why[256];
+    if (try_open(MIB, 64 * KIB, 0, &c, why) < 0 || !say(from_fd) || !await(to_fd))
+        _exit(1);
+    vd_cache_stopping(c);
+    if (!say(from_fd) || !await(to_fd))
+        _exit(2);
+    vd_cache_close(c);
+    _exit(0);
 }
 
 static struct holder start_holder(void)
@@ -269,17 +282,11 @@ static struct holder start_holder(void)
     int to[2], from[2];
     ck_assert(pipe(to) == 0 && pipe(from) == 0);
     struct holder h = {.pid = fork(), .to = to[1], .from = from[0]};
-    if (h.pid == 0) {
-        struct vd_cache *c = open_cache(MIB);
-        say(from[1]);
-        await(to[0]);
-        vd_cache_stopping(c);
-        say(from[1]);
-        await(to[0]);
-        vd_cache_close(c);
-        _exit(0);
-    }
-    await(h.from);
+    if (h.pid == 0)
+        hold(to[0], from[1]);
+    close(to[0]);
+    close(from[1]); /* so that its end is heard too */
+    ck_assert(await(h.from));
     return h;
 }
 
@@ -291,11 +298,10 @@ START_TEST(two_openers)
     snprintf(pid, sizeof(pid), "pid %d (a test)", (int)h.pid);
     ck_assert_int_eq(try_open(MIB, 0, 60000, &c, why), -EBUSY); /* running: at once */
     ck_assert_msg(strstr(why, pid) != NULL, "%s", why);
-    say(h.to);
-    await(h.from);
+    ck_assert(say(h.to) && await(h.from));
     ck_assert_int_eq(try_open(MIB, 0, 20, &c, why), -EBUSY); /* stopping: for so long */
     ck_assert_msg(strstr(why, "stopping") != NULL, "%s", why);
-    say(h.to);
+    ck_assert(say(h.to));
     ck_assert_int_eq(try_open(MIB, 0, 60000, &c, why), 0);
     vd_cache_close(c);
     int status;

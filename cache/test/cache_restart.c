@@ -53,26 +53,35 @@ START_TEST(clean_stop)
 }
 END_TEST
 
-/* Runs FN in a child that then kills itself. */
-static void in_killed_child(void (*fn)(void))
+/* Runs FN, which returns 0 or the error, in a child that then kills itself. */
+static void in_killed_child(int (*fn)(void))
 {
     pid_t pid = fork();
     if (pid == 0) {
-        fn();
-        kill(getpid(), SIGKILL);
+        if (fn() == 0)
+            kill(getpid(), SIGKILL);
+        _exit(1);
     }
     int status;
     ck_assert_int_eq(waitpid(pid, &status, 0), pid);
     ck_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
 }
 
-static void fill_and_drop(void)
+static int fill_and_drop(void)
 {
-    struct vd_cache *c = open_cache(4 * MIB);
-    struct vd_cache_layer *l = open_layer(c, 1, 1);
-    ck_assert_int_eq(fill(l, 0, 200, 1), 0);
+    struct vd_cache *c;
+    struct vd_cache_layer *l;
+    char why[256];
+    int r = try_open(4 * MIB, 64 * KIB, 0, &c, why);
+    if (r == 0)
+        r = try_layer(c, 1, 1, &l);
+    if (r == 0)
+        r = fill(l, 0, 200, 1);
+    if (r != 0)
+        return r;
     struct vd_cache_write w = {.first_block = 20, .nblocks = 30};
     vd_cache_write_begin(l, &w); /* dropped the moment it returns */
+    return 0;
 }
 
 START_TEST(killed)
@@ -91,37 +100,47 @@ END_TEST
 
 #define MANY (16 * 1024)
 
-static struct vd_cache *open_many(unsigned ready_ms)
+static int try_many(unsigned ready_ms, struct vd_cache **ret_c)
 {
     struct vd_cache_config config = {.dir = test_dir,
                                      .size_bytes = (uint64_t)MANY * 4096,
                                      .slot_bytes = 4096,
                                      .ready_ms = ready_ms};
+    return vd_cache_open(&config, ret_c, NULL, 0);
+}
+
+static struct vd_cache *open_many(unsigned ready_ms)
+{
     struct vd_cache *c = NULL;
-    ck_assert_int_eq(vd_cache_open(&config, &c, NULL, 0), 0);
+    ck_assert_int_eq(try_many(ready_ms, &c), 0);
     return c;
 }
 
-static void fill_many(void)
+static int fill_many(void)
 {
-    struct vd_cache *c = open_many(10000);
-    struct vd_cache_layer *l = open_layer(c, 1, 1);
-    for (unsigned i = 0; i < MANY; i += 256)
-        ck_assert_int_eq(fill(l, i, 256, 1), 0);
+    struct vd_cache *c;
+    struct vd_cache_layer *l;
+    int r = try_many(10000, &c);
+    if (r == 0)
+        r = try_layer(c, 1, 1, &l);
+    for (unsigned i = 0; r == 0 && i < MANY; i += 256)
+        r = fill(l, i, 256, 1);
+    return r;
 }
 
-static unsigned unready; /* writes that came before the index was ready */
-
-static void drop_while_rebuilding(void)
+static int drop_while_rebuilding(void)
 {
-    struct vd_cache *c = open_many(0);
-    struct vd_cache_layer *l = open_layer(c, 1, 1);
-    for (unsigned i = 0; i < 64; i++) {
-        unready += !stats_of(c).ready;
+    struct vd_cache *c;
+    struct vd_cache_layer *l;
+    int r = try_many(0, &c);
+    if (r == 0)
+        r = try_layer(c, 1, 1, &l);
+    for (unsigned i = 0; r == 0 && i < 64; i++) {
         struct vd_cache_write w = {.first_block = i * 128, .nblocks = 64};
         vd_cache_write_begin(l, &w);
         vd_cache_write_end(l, &w, NULL, 0, 0);
     }
+    return r;
 }
 
 static void check_dropped(struct vd_cache_layer *l)
@@ -146,13 +165,14 @@ START_TEST(drops_during_rebuild)
 }
 END_TEST
 
-static void only_open(void)
+static int only_open(void)
 {
-    open_many(10000);
+    struct vd_cache *c;
+    return try_many(10000, &c);
 }
 
-/* Opens what a killed process left, until the rebuild is seen under way: on a busy machine it may be over by
- * the time the open returns. */
+/* Opens what a killed process left, until the rebuild is seen under way: on a busy machine it may
+ * be over by the time the open returns. */
 static struct vd_cache *open_rebuilding(void)
 {
     struct vd_cache *c = open_many(0);
@@ -169,6 +189,7 @@ START_TEST(drops_during_rebuild_alive)
     in_killed_child(fill_many);
     struct vd_cache *c = open_rebuilding();
     struct vd_cache_layer *l = open_layer(c, 1, 1);
+    unsigned unready = 0; /* writes that came before the index was ready */
     for (unsigned i = 0; i < 64; i++) {
         unready += !stats_of(c).ready;
         struct vd_cache_write w = {.first_block = i * 128, .nblocks = 64};

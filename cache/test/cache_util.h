@@ -20,11 +20,14 @@ const char *path_of(const char *name);
 
 struct vd_cache_key test_key(unsigned disk, uint64_t generation);
 
-/* Opens the cache in TEST_DIR with 64 KiB slots; fails the test if that fails. */
+/* Opens the cache in TEST_DIR with 64 KiB slots; fails the test if that fails. The try_ ones only
+ * return the error: what a test forks never touches libcheck (meta/test/meta_test.h has why). */
 struct vd_cache *open_cache(uint64_t size_bytes);
 int try_open(uint64_t size_bytes, uint32_t slot_bytes, unsigned stopping_ms,
              struct vd_cache **ret_c, char why[256]);
 struct vd_cache_layer *open_layer(struct vd_cache *c, unsigned disk, uint64_t generation);
+int try_layer(struct vd_cache *c, unsigned disk, uint64_t generation,
+              struct vd_cache_layer **ret_l);
 
 /* Bytes that say which block they are and of which version. */
 void stamp(uint8_t *buf, uint64_t block, uint32_t nblocks, uint64_t version);

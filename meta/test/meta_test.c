@@ -133,18 +133,25 @@ struct vd_meta *must_open(struct place *p, const struct vd_id *uuid, enum vd_met
     return m;
 }
 
-void put_samples(struct vd_meta *m, const struct vd_id *uuid, uint64_t stamp)
+int try_put_samples(struct vd_meta *m, const struct vd_id *uuid, uint64_t stamp)
 {
     struct vd_disk_record d = sample_disk(uuid, stamp);
-    ck_assert_int_eq(vd_meta_put_disk(m, &d), 0);
-    for (uint32_t i = 0; i < SAMPLE_LAYERS; i++) {
+    int r = vd_meta_put_disk(m, &d);
+    for (uint32_t i = 0; r == 0 && i < SAMPLE_LAYERS; i++) {
         struct vd_layer_record l = sample_layer(i, stamp);
-        ck_assert_int_eq(vd_meta_put_layer(m, i, &l), 0);
+        r = vd_meta_put_layer(m, i, &l);
     }
-    for (uint32_t i = 0; i < SAMPLE_OWNERS; i++) {
+    for (uint32_t i = 0; r == 0 && i < SAMPLE_OWNERS; i++) {
         struct vd_owner_record o = sample_owner(i, stamp);
-        ck_assert_int_eq(vd_meta_put_owner(m, &o), 0);
+        r = vd_meta_put_owner(m, &o);
     }
+    return r;
+}
+
+void put_samples(struct vd_meta *m, const struct vd_id *uuid, uint64_t stamp)
+{
+    int r = try_put_samples(m, uuid, stamp);
+    ck_assert_msg(r == 0, "put: %s: %s", strerror(-r), vd_meta_why(m));
 }
 
 struct vd_id make_disk(struct place *p, uint64_t stamp)
@@ -228,8 +235,9 @@ void leave_open(struct place *p, const struct vd_id *uuid, uint64_t stamp)
         struct vd_meta *m;
         if (vd_meta_open(p->store, uuid, VD_META_WRITE, &m, why) < 0)
             _exit(1);
-        put_samples(m, uuid, stamp);
-        _exit(vd_meta_commit(m) < 0);
+        if (try_put_samples(m, uuid, stamp) < 0)
+            _exit(2);
+        _exit(vd_meta_commit(m) < 0 ? 3 : 0);
     }
     int status;
     ck_assert_int_eq(waitpid(pid, &status, 0), pid);

@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-/* What the tests of meta/ share: a private folder with a store in it, sample records, raw file
- * access. */
+/*
+ * What the tests of meta/ share: a private folder with a store in it, sample records, raw file
+ * access.
+ *
+ * A process forked by a test never touches libcheck (no ck_*, no function that contains one; the
+ * try_ ones contain none) and always ends by _exit, a signal or exec: it shares the test's file of
+ * messages, where each ck_assert writes one, and a killed process's write(2) can end at a page
+ * boundary, with half a message.
+ */
 #ifndef META_TEST_H
 #define META_TEST_H
 
@@ -40,7 +47,8 @@ bool owner_eq(const struct vd_owner_record *a, const struct vd_owner_record *b);
 
 /* Opens, or fails the test with the sentence. */
 struct vd_meta *must_open(struct place *p, const struct vd_id *uuid, enum vd_meta_mode mode);
-/* Puts the samples of STAMP, uncommitted. */
+/* Puts the samples of STAMP, uncommitted. try_: 0 or the first error. */
+int try_put_samples(struct vd_meta *m, const struct vd_id *uuid, uint64_t stamp);
 void put_samples(struct vd_meta *m, const struct vd_id *uuid, uint64_t stamp);
 /* A new disk with the samples of STAMP, closed cleanly. */
 struct vd_id make_disk(struct place *p, uint64_t stamp);

@@ -20,6 +20,7 @@ static void spin_ns(uint64_t ns)
 static void kill_and_reap(pid_t pid)
 {
     int status;
+    ck_assert_int_gt(pid, 0); /* kill(-1) would reach everybody */
     kill(pid, SIGKILL);
     ck_assert_int_eq(waitpid(pid, &status, 0), pid);
     ck_assert_msg(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL, "child ended by itself: %x",
@@ -34,18 +35,17 @@ static _Noreturn void writer(struct place *p, const struct vd_id *uuid, uint64_t
         char why[VD_META_WHY];
         if (vd_meta_open(p->store, uuid, VD_META_WRITE, &m, why) < 0)
             _exit(1);
-        put_samples(m, uuid, stamp);
-        if (vd_meta_commit(m) < 0)
+        if (try_put_samples(m, uuid, stamp) < 0 || vd_meta_commit(m) < 0)
             _exit(2);
         if (stamp % 3 == 0) {
-            put_samples(m, uuid, ++stamp);
-            if (vd_meta_commit(m) < 0)
+            stamp++;
+            if (try_put_samples(m, uuid, stamp) < 0 || vd_meta_commit(m) < 0)
                 _exit(3);
         }
         if (write(ack_fd, &stamp, sizeof(stamp)) != sizeof(stamp))
             _exit(4);
-        if (stamp % 5 == 0)
-            put_samples(m, uuid, 1u << 30); /* never committed */
+        if (stamp % 5 == 0 && try_put_samples(m, uuid, 1u << 30) < 0) /* never committed */
+            _exit(5);
         vd_meta_close(m);
     }
 }
@@ -111,8 +111,7 @@ START_TEST(killed_maker)
             struct vd_meta *m;
             if (write(go[1], "", 1) != 1 || vd_meta_open(p.store, &uuid, VD_META_MAKE, &m, why) < 0)
                 _exit(1);
-            put_samples(m, &uuid, 3);
-            if (vd_meta_commit(m) < 0)
+            if (try_put_samples(m, &uuid, 3) < 0 || vd_meta_commit(m) < 0)
                 _exit(2);
             vd_meta_close(m);
             for (;;)
