@@ -3,7 +3,9 @@
  * Which disk is this file? Two witnesses name a UUID: the attribute, and the record of the path. A
  * UUID is the file's own if the metadata (or, before there is any, the claim) was made for its
  * inode; else the name was copied with the file, or its metadata is gone, and it counts for
- * nothing: content that nobody vouches for must never be read by a name that somebody knows.
+ * nothing: content that nobody vouches for must never be read by a name that somebody knows. That
+ * makes a plain file a new disk; a file of a disk with layers is refused, for its bytes are not the
+ * disk's, and may be a frozen layer of other disks.
  *
  * A new UUID is drawn under STORE/lock, after a second look, so that two mounts that open one new
  * file at once agree. Order: claim, then attribute. Cut in between, the claim names a UUID that no
@@ -12,7 +14,9 @@
 #include <fcntl.h>
 #include <sys/xattr.h>
 
+#include "bind.h"
 #include "bound.h"
+#include "layer.h"
 #include "vd_file.h"
 #include "vd_time.h"
 
@@ -30,6 +34,8 @@ struct search {
     /* what was found */
     bool found, empty; /* UUID is the file's own; it has no metadata yet */
     bool copied;       /* the attribute names a disk of another inode */
+    bool copied_view;  /* and that disk has layers */
+    bool layered;      /* it bears the mark of a disk with layers */
     struct vd_id uuid;
 };
 
@@ -58,11 +64,10 @@ static bool takes_none(int error)
            error == -ENOSYS;
 }
 
-/* 0; -ENODATA: none or impossible; -EUCLEAN: not of our making, or of another version; -errno. */
-static int attr_get(const struct search *f, struct vd_id *ret_uuid)
+int vd__attr_get(int fd, struct vd_id *ret_uuid, const char **ret_cause)
 {
     char value[ATTR_MAX + 1];
-    ssize_t n = fgetxattr(f->fd, VD_META_XATTR, value, ATTR_MAX);
+    ssize_t n = fgetxattr(fd, VD_META_XATTR, value, ATTR_MAX);
     if (n < 0 && errno != ERANGE)
         return takes_none(-errno) ? -ENODATA : -errno;
     const char *cause = "is not of this program's making";
@@ -79,14 +84,24 @@ static int attr_get(const struct search *f, struct vd_id *ret_uuid)
                 cause = "is damaged";
         }
     }
-    snprintf(f->why, VD_META_WHY,
-             "%.300s: its attribute " VD_META_XATTR " %s; restore it, or remove it "
-             "(setfattr -x) and the file becomes a new disk",
-             f->path, cause);
+    if (ret_cause)
+        *ret_cause = cause;
     return -EUCLEAN;
 }
 
-static int attr_set(int fd, const struct vd_id *uuid)
+static int attr_get(const struct search *f, struct vd_id *ret_uuid)
+{
+    const char *cause;
+    int r = vd__attr_get(f->fd, ret_uuid, &cause);
+    if (r == -EUCLEAN)
+        snprintf(f->why, VD_META_WHY,
+                 "%.300s: its attribute " VD_META_XATTR " %s; restore it, or remove it "
+                 "(setfattr -x) and the file becomes a new disk",
+                 f->path, cause);
+    return r;
+}
+
+int vd_meta_attr_set(int fd, const struct vd_id *uuid)
 {
     char value[ATTR_MAX] = ATTR_VERSION ":";
     vd_id_hex(uuid, value + 2);
@@ -95,18 +110,38 @@ static int attr_set(int fd, const struct vd_id *uuid)
 
 /* ---- the search ---- */
 
+/* Is the file the disk's? Of a disk with layers the live layer's inode is another than the file's,
+ * unless the one is taking the other's place. 1, 0, -ENOENT, -errno. */
+static int is_own(const struct search *f, struct vd_meta *m, bool *ret_view)
+{
+    struct vd_layer_record layer;
+    struct vd_view_record view;
+    int r = vd_meta_get_view(m, &view);
+    *ret_view = r == 0;
+    if (r < 0 && r != -ENOENT)
+        return r;
+    if (*ret_view && view.file_ino == f->st.st_ino)
+        return 1;
+    if (*ret_view && !view.moving)
+        return 0;
+    r = vd_meta_get_layer(m, 0, &layer);
+    return r < 0 ? r : layer.identity.ino == f->st.st_ino;
+}
+
 /* Whose is UUID? An enum claim, or -errno. */
-static int judge(const struct search *f, const struct vd_id *uuid)
+static int judge(struct search *f, const struct vd_id *uuid)
 {
     vd_cleanup(vd_meta_close_p) struct vd_meta *m = NULL;
-    struct vd_layer_record layer;
+    bool view = false;
     int r = vd_meta_open(f->s, uuid, VD_META_READ, &m, f->why);
     if (r == 0)
-        r = vd_meta_get_layer(m, 0, &layer);
+        r = is_own(f, m, &view);
     if (r == -EUCLEAN && m)
         memcpy(f->why, vd_meta_why(m), VD_META_WHY);
     if (r == 0)
-        return layer.identity.ino == f->st.st_ino ? OWN : FOREIGN;
+        f->copied_view = view;
+    if (r >= 0)
+        return r ? OWN : FOREIGN;
     if (r != -ENOENT)
         return r;
     return vd__claim_is(f->s, uuid, f->st.st_ino) ? OWN_EMPTY : UNKNOWN;
@@ -125,22 +160,70 @@ static int consider(struct search *f, const struct vd_id *uuid)
     return claim;
 }
 
+#define AS_PLAIN "or run `vdisk adopt PATH --as-plain` to take its bytes as they are"
+
+/* What a file of a disk with layers holds is a part of the disk only; without the metadata that
+ * says which, it is nobody's disk. */
+static int refuse_layered(const struct search *f, const struct vd_id *uuid)
+{
+    char hex[VD_ID_HEX] = "?";
+    if (uuid)
+        vd_id_hex(uuid, hex);
+    if (f->copied)
+        snprintf(f->why, VD_META_WHY,
+                 "%.150s: it is a copy of the file of disk %s, which has layers, and holds only a "
+                 "part of its blocks; remove it, " AS_PLAIN,
+                 f->path, hex);
+    else if (uuid)
+        snprintf(f->why, VD_META_WHY,
+                 "%.150s: it is the file of a disk with layers, whose metadata is missing; "
+                 "restore " VD_META_FOLDER "/disks/%s from a backup, " AS_PLAIN,
+                 f->path, hex);
+    else
+        snprintf(f->why, VD_META_WHY,
+                 "%.150s: it is the file of a disk with layers, and has lost its "
+                 "attribute " VD_META_XATTR "; restore it, " AS_PLAIN,
+                 f->path);
+    return -EUCLEAN;
+}
+
+static int get_mark(struct search *f)
+{
+    struct vd_id live;
+    int r = vd_layered_get(f->fd, &live);
+    f->layered = r == 0;
+    if (r == -EUCLEAN)
+        snprintf(f->why, VD_META_WHY,
+                 "%.150s: its attribute " VD_META_XATTR_LAYERED " is damaged or not of this "
+                 "program's making; restore it, " AS_PLAIN,
+                 f->path);
+    return r == -ENODATA || takes_none(r) ? 0 : r;
+}
+
 /* 0 whether or not something was found, or -errno. */
 static int search(struct search *f)
 {
     struct vd_id uuid;
-    f->found = f->empty = f->copied = false;
+    f->found = f->empty = f->copied = f->copied_view = false;
     if (fstat(f->fd, &f->st) < 0)
         return -errno;
-    int r = attr_get(f, &uuid);
-    if (r == 0) {
-        r = consider(f, &uuid);
-        if (r < 0 || f->found)
-            return r < 0 ? r : 0;
-        f->copied = r == FOREIGN;
-    } else if (r != -ENODATA) {
+    int r = get_mark(f);
+    if (r < 0)
         return r;
+    r = attr_get(f, &uuid);
+    if (r < 0 && r != -ENODATA)
+        return r;
+    bool named = r == 0;
+    if (named) {
+        r = consider(f, &uuid);
+        if (r < 0)
+            return r;
+        f->copied = r == FOREIGN;
     }
+    if (f->layered ? !f->found || f->empty : f->copied && f->copied_view)
+        return refuse_layered(f, named ? &uuid : NULL);
+    if (f->found)
+        return 0;
     struct vd__bound b;
     r = vd__bound_get(f->s, f->path, &b, f->why);
     if (r == 0 && b.ino == f->st.st_ino && b.size_bytes == (uint64_t)f->st.st_size)
@@ -172,12 +255,34 @@ static int lock_store(const struct search *f, int *ret_fd)
     return r;
 }
 
+/* A frozen layer that was robbed of its attributes must not become a disk that is written. Its name
+ * in layers/ is a second one; other files with two names are few, so this may look at every layer.
+ */
+static int check_frozen(const struct search *f)
+{
+    struct vd_id id;
+    if (f->st.st_nlink < 2)
+        return 0;
+    int n = vd__layer_names(f->s, &f->st, &id);
+    if (n <= 0)
+        return n;
+    char hex[VD_ID_HEX];
+    vd_id_hex(&id, hex);
+    snprintf(f->why, VD_META_WHY,
+             "%.150s: it is the frozen layer " VD__LAYERS_REL "/%s, and has lost its attributes or "
+             "metadata; restore them from a backup, or take its bytes in a copy of the file",
+             f->path, hex);
+    return -EUCLEAN;
+}
+
 static int make(struct search *f)
 {
     vd_cleanup_close int lock_fd = -1, disks_fd = -1;
     int r = lock_store(f, &lock_fd);
     if (r == 0)
         r = search(f);
+    if (r == 0 && (!f->found || f->empty))
+        r = check_frozen(f);
     if (r < 0 || f->found)
         return r;
     struct vd_id uuid;
@@ -187,7 +292,7 @@ static int make(struct search *f)
     if (r == 0)
         r = vd__claim_put(f->s, &uuid, f->st.st_ino);
     if (r == 0)
-        r = attr_set(f->fd, &uuid);
+        r = vd_meta_attr_set(f->fd, &uuid);
     if (takes_none(r))
         r = bind_path(f, &uuid);
     if (r < 0)
@@ -203,7 +308,7 @@ int vd_meta_bind(struct vd_meta_store *s, int fd, const char *path, bool make_it
     struct search f = {.s = s, .fd = fd, .path = path, .why = ret_why};
     ret_why[0] = '\0';
     int r = search(&f);
-    if (r == 0 && !f.found && make_it)
+    if (r == 0 && make_it && (!f.found || (f.empty && f.st.st_nlink > 1)))
         r = make(&f);
     if (r < 0)
         return r;

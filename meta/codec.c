@@ -25,6 +25,19 @@ struct vd__key vd__key_id(const struct vd_id *id)
     return k;
 }
 
+int vd__key_name(const char *name, struct vd__key *ret_k)
+{
+    size_t n = strnlen(name, VD_SNAPSHOT_NAME_MAX + 1);
+    if (n == 0 || n > VD_SNAPSHOT_NAME_MAX)
+        return -EINVAL;
+    for (size_t i = 0; i < n; i++)
+        if ((unsigned char)name[i] < ' ' || name[i] == 0x7f || name[i] == '/')
+            return -EINVAL;
+    ret_k->len = n;
+    memcpy(ret_k->b, name, n);
+    return 0;
+}
+
 static uint32_t record_crc(const char *db, const void *key, size_t key_len, const void *value,
                            size_t len)
 {
@@ -62,6 +75,17 @@ static void out_text(struct out *o, const char *text, size_t size)
     memcpy(o->p, text, n);
     memset(o->p + n, 0, size - n);
     o->p += size;
+}
+
+/* The frozen maps that a disk or snapshot asks: N of them, then zeroes. */
+static void out_maps(struct out *o, uint32_t n, const struct vd_id maps[VD_VIEW_MAPS])
+{
+    static const struct vd_id none;
+    o->bad |= n > VD_VIEW_MAPS;
+    for (uint32_t i = 0; i < VD_VIEW_MAPS; i++) {
+        o->bad |= i < n && vd_id_is_zero(&maps[i]);
+        out_id(o, i < n ? &maps[i] : &none);
+    }
 }
 
 static struct out out_begin(void *value, enum vd__rec_type type, uint32_t len)
@@ -124,6 +148,15 @@ static uint32_t in_u32_range(struct in *i, uint32_t low, uint32_t high, const ch
     if (v < low || v > high)
         i->bad = bad;
     return v;
+}
+
+static void in_maps(struct in *i, uint32_t n, struct vd_id ret_maps[VD_VIEW_MAPS])
+{
+    for (uint32_t k = 0; k < VD_VIEW_MAPS; k++) {
+        ret_maps[k] = in_id(i);
+        if (vd_id_is_zero(&ret_maps[k]) != (k >= n))
+            i->bad = "the list of its maps is not as long as it says";
+    }
 }
 
 int vd__rec_verify(const char *db, const void *key, size_t key_len, const void *value, size_t len)
@@ -294,4 +327,100 @@ int vd__decode_owner(const struct vd__key *key, const void *value, size_t len,
 }
 static_assert(VD__OWNER_LEN == 16 + 4 + 4 + 8 + 16 + sizeof(((struct vd_owner_record *)0)->host) +
                                    sizeof(((struct vd_owner_record *)0)->endpoint),
+              "payload of version 1");
+
+/* ---- view ---- */
+
+ssize_t vd__encode_view(const struct vd_view_record *r, void *ret_value)
+{
+    struct vd__key k = vd__key_index(0);
+    struct out o = out_begin(ret_value, VD__REC_VIEW, VD__VIEW_LEN);
+    out_u32(&o, r->home);
+    out_u32(&o, r->moving);
+    out_u64(&o, r->file_ino);
+    out_id(&o, &r->live_map);
+    out_u32(&o, r->nmaps);
+    out_u32(&o, 0);
+    out_maps(&o, r->nmaps, r->maps);
+    out_id(&o, &r->parent);
+    out_id(&o, &r->origin);
+    o.bad |= r->home < VD_HOME_FILE || r->home > VD_HOME_LAYERS || vd_id_is_zero(&r->live_map);
+    return out_end(&o, ret_value, VD__DB_VIEW, &k);
+}
+
+int vd__decode_view(const void *value, size_t len, struct vd_view_record *ret_r,
+                    char ret_why[VD__REC_WHY])
+{
+    struct vd__key k = vd__key_index(0);
+    struct vd_view_record rec;
+    struct in i;
+    int r = in_begin(&i, VD__DB_VIEW, &k, value, len, VD__REC_VIEW, VD__VIEW_LEN, ret_why);
+    if (r < 0)
+        return r;
+    rec.home =
+        in_u32_range(&i, VD_HOME_FILE, VD_HOME_LAYERS, "its live layer is at no known place");
+    rec.moving = in_u32_range(&i, 0, 1, "the moving mark is neither 0 nor 1");
+    rec.file_ino = in_u64(&i);
+    rec.live_map = in_id(&i);
+    rec.nmaps = in_u32_range(&i, 0, VD_VIEW_MAPS, "has more maps than can be");
+    in_u32_range(&i, 0, 0, "reserved bytes are not zero");
+    in_maps(&i, rec.nmaps, rec.maps);
+    rec.parent = in_id(&i);
+    rec.origin = in_id(&i);
+    if (vd_id_is_zero(&rec.live_map))
+        i.bad = "names no live map";
+    if (i.bad)
+        return refuse(ret_why, i.bad);
+    *ret_r = rec;
+    return 0;
+}
+static_assert(VD__VIEW_LEN == 4 + 4 + 8 + 16 + 4 + 4 + VD_VIEW_MAPS * 16 + 16 + 16,
+              "payload of version 1");
+
+/* ---- snapshot ---- */
+
+ssize_t vd__encode_snapshot(const struct vd_snapshot_record *r, void *ret_value)
+{
+    struct vd__key k;
+    if (vd__key_name(r->name, &k) < 0)
+        return -EINVAL;
+    struct out o = out_begin(ret_value, VD__REC_SNAPSHOT, VD__SNAPSHOT_LEN);
+    out_id(&o, &r->disk_id);
+    out_u64(&o, r->created_s);
+    out_u64(&o, r->size_bytes);
+    out_u32(&o, r->nmaps);
+    out_u32(&o, 0);
+    out_maps(&o, r->nmaps, r->maps);
+    out_text(&o, r->name, sizeof(r->name));
+    return out_end(&o, ret_value, VD__DB_SNAPSHOT, &k);
+}
+
+int vd__decode_snapshot(const struct vd__key *key, const void *value, size_t len,
+                        struct vd_snapshot_record *ret_r, char ret_why[VD__REC_WHY])
+{
+    struct vd_snapshot_record rec;
+    struct vd__key name;
+    struct in i;
+    int r =
+        in_begin(&i, VD__DB_SNAPSHOT, key, value, len, VD__REC_SNAPSHOT, VD__SNAPSHOT_LEN, ret_why);
+    if (r < 0)
+        return r;
+    rec.disk_id = in_id(&i);
+    rec.created_s = in_u64(&i);
+    rec.size_bytes = in_u64(&i);
+    rec.nmaps = in_u32_range(&i, 0, VD_VIEW_MAPS, "has more maps than can be");
+    in_u32_range(&i, 0, 0, "reserved bytes are not zero");
+    in_maps(&i, rec.nmaps, rec.maps);
+    in_text(&i, rec.name, sizeof(rec.name));
+    if (!i.bad && vd__key_name(rec.name, &name) < 0)
+        i.bad = "its name cannot be a snapshot's";
+    else if (!i.bad && (name.len != key->len || memcmp(name.b, key->b, name.len) != 0))
+        i.bad = "has another name than its key";
+    if (i.bad)
+        return refuse(ret_why, i.bad);
+    *ret_r = rec;
+    return 0;
+}
+static_assert(VD__SNAPSHOT_LEN == 16 + 8 + 8 + 4 + 4 + VD_VIEW_MAPS * 16 +
+                                      sizeof(((struct vd_snapshot_record *)0)->name),
               "payload of version 1");

@@ -6,7 +6,8 @@
 #include "vd_endian.h"
 #include "vd_file.h"
 
-const char *const vd__env_db_names[VD__ENV_CORE_DBS] = {VD__DB_DISK, VD__DB_LAYER, VD__DB_OWNER};
+const char *const vd__env_db_names[VD__ENV_DBS] = {VD__DB_DISK, VD__DB_LAYER, VD__DB_OWNER,
+                                                   VD__DB_VIEW, VD__DB_SNAPSHOT};
 
 /* LMDB 0.9's page header (pgno, pad, flags, lower, upper) and meta record, as they lie in the file.
  */
@@ -172,9 +173,8 @@ static int open_db(MDB_txn *txn, const char *name, unsigned flags, MDB_dbi *ret_
     return rc ? rc : mdb_stat(txn, *ret_dbi, &st);
 }
 
-static int fenced_db(struct vd__env *e, const char *name, MDB_dbi *ret_dbi)
+static int fenced_db(struct vd__env *e, const char *name, unsigned create, MDB_dbi *ret_dbi)
 {
-    unsigned create = e->flags & VD__ENV_MAKE ? MDB_CREATE : 0;
     return FENCED(e, open_db(e->txn, name, create, ret_dbi));
 }
 
@@ -185,11 +185,14 @@ static int fenced_step(struct vd__env *e, MDB_cursor *c, MDB_val *k, MDB_val *v,
 
 static int begin(struct vd__env *e)
 {
+    unsigned create = e->flags & VD__ENV_MAKE ? MDB_CREATE : 0;
     int rc = fenced_begin(e);
-    for (unsigned i = 0; i < VD__ENV_CORE_DBS && !rc; i++) {
-        rc = fenced_db(e, vd__env_db_names[i], &e->dbi[i]);
+    for (unsigned i = 0; i < VD__ENV_DBS && !rc; i++) {
+        bool core = i < VD__ENV_CORE_DBS;
+        e->dbi[i] = VD__ENV_NO_DBI;
+        rc = fenced_db(e, vd__env_db_names[i], core ? create : 0, &e->dbi[i]);
         if (rc == MDB_NOTFOUND)
-            rc = MDB_CORRUPTED;
+            rc = core ? MDB_CORRUPTED : MDB_SUCCESS;
     }
     return vd__meta_error(rc);
 }
@@ -310,5 +313,14 @@ int vd__env_each(struct vd__env *e, MDB_dbi dbi,
 
 int vd__env_db(struct vd__env *e, const char *name, MDB_dbi *ret_dbi)
 {
-    return usable(e) ? vd__meta_error(fenced_db(e, name, ret_dbi)) : -EUCLEAN;
+    return usable(e) ? vd__meta_error(fenced_db(e, name, 0, ret_dbi)) : -EUCLEAN;
+}
+
+int vd__env_make_db(struct vd__env *e, enum vd__env_db db)
+{
+    if (!usable(e))
+        return -EUCLEAN;
+    if (e->dbi[db] != VD__ENV_NO_DBI)
+        return 0;
+    return vd__meta_error(fenced_db(e, vd__env_db_names[db], MDB_CREATE, &e->dbi[db]));
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * LMDB, fenced in. One environment, one transaction at a time, the three databases that every disk
- * has.
+ * has, and two that only disks with layers need: these are made with their first record, so that an
+ * environment without them is an ordinary one.
  *
  * LMDB trusts its file: it maps it, follows what it finds, and calls abort() where an assertion
  * fails. Three fences. The file is proven before it comes here (session.c). A writable map is
@@ -24,13 +25,15 @@
 #define VD__ENV_MAX_BYTES (4ull << 30) /* of address space; the file grows as it is used */
 #define VD__ENV_MAX_DBS 16u
 #define VD__ENV_CORE_DBS 3u
+#define VD__ENV_DBS 5u
+#define VD__ENV_NO_DBI ((MDB_dbi)0) /* a database that is not there; 0 is LMDB's free list */
 
-enum vd__env_db { VD__ENV_DISK, VD__ENV_LAYER, VD__ENV_OWNER };
-extern const char *const vd__env_db_names[VD__ENV_CORE_DBS];
+enum vd__env_db { VD__ENV_DISK, VD__ENV_LAYER, VD__ENV_OWNER, VD__ENV_VIEW, VD__ENV_SNAPSHOT };
+extern const char *const vd__env_db_names[VD__ENV_DBS];
 
 enum vd__env_flags {
     VD__ENV_READ = 1,    /* read-only */
-    VD__ENV_MAKE = 2,    /* make the databases that are missing */
+    VD__ENV_MAKE = 2,    /* make the core databases that are missing */
     VD__ENV_NOSYNC = 4,  /* in memory: nothing to make durable */
     VD__ENV_GUARD = 8,   /* register the map with vd_sigbus */
     VD__ENV_LOCATE = 16, /* find out where the map is */
@@ -39,7 +42,7 @@ enum vd__env_flags {
 struct vd__env {
     MDB_env *env;
     MDB_txn *txn;
-    MDB_dbi dbi[VD__ENV_CORE_DBS];
+    MDB_dbi dbi[VD__ENV_DBS];
     unsigned flags;
     const uint8_t *map; /* with GUARD or LOCATE */
     bool failed;        /* an assertion of LMDB's */
@@ -85,6 +88,9 @@ int vd__env_del(struct vd__env *e, MDB_dbi dbi, const void *key, size_t key_len)
 int vd__env_each(struct vd__env *e, MDB_dbi dbi,
                  int (*fn)(void *user, const MDB_val *key, const MDB_val *value),
                  void *user) VD_WARN_UNUSED;
+
+/* Makes the database DB in this transaction where it is not there. 0 or -errno. */
+int vd__env_make_db(struct vd__env *e, enum vd__env_db db) VD_WARN_UNUSED;
 
 /* Opens the database NAME for this transaction. 0, -ENOENT, -errno. */
 int vd__env_db(struct vd__env *e, const char *name, MDB_dbi *ret_dbi) VD_WARN_UNUSED;

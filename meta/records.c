@@ -2,25 +2,27 @@
 /* Records in and out of a session: key, codec, database. */
 #include <string.h>
 
-#include "codec.h"
-#include "session.h"
+#include "records.h"
 
-/* What an operation of the environment said; its -EUCLEAN means the file, not a record. */
-static int checked(struct vd_meta *m, int r)
+int vd__records_checked(struct vd_meta *m, int r)
 {
     return r == -EUCLEAN ? vd__session_refuse_broken(m) : r;
 }
 
-static int refuse_record(struct vd_meta *m, enum vd__env_db db, const char *cause)
+int vd__records_refuse(struct vd_meta *m, enum vd__env_db db, const char *cause)
 {
     return vd__session_refuse(m, VD__META_NAME, "record of database %s: %s", vd__env_db_names[db],
                               cause);
 }
 
-static int get(struct vd_meta *m, enum vd__env_db db, const struct vd__key *k, MDB_val *ret_v)
+int vd__records_get(struct vd_meta *m, enum vd__env_db db, const struct vd__key *k, MDB_val *ret_v)
 {
     int r = vd__session_alive(m);
-    return r < 0 ? r : checked(m, vd__env_get(&m->env, m->env.dbi[db], k->b, k->len, ret_v));
+    if (r < 0)
+        return r;
+    if (m->env.dbi[db] == VD__ENV_NO_DBI)
+        return -ENOENT;
+    return vd__records_checked(m, vd__env_get(&m->env, m->env.dbi[db], k->b, k->len, ret_v));
 }
 
 static int begin_change(struct vd_meta *m)
@@ -31,18 +33,31 @@ static int begin_change(struct vd_meta *m)
     return r < 0 ? r : vd__session_mark_open(m);
 }
 
-/* LEN may be an encoder's error. */
-static int put(struct vd_meta *m, enum vd__env_db db, const struct vd__key *k, const void *value,
-               ssize_t len)
+int vd__records_put(struct vd_meta *m, enum vd__env_db db, const struct vd__key *k,
+                    const void *value, ssize_t len)
 {
     if (len < 0)
         return (int)len;
     int r = begin_change(m);
     if (r < 0)
         return r;
-    r = vd__env_put(&m->env, m->env.dbi[db], k->b, k->len, value, (size_t)len);
+    r = vd__env_make_db(&m->env, db);
+    if (r == 0)
+        r = vd__env_put(&m->env, m->env.dbi[db], k->b, k->len, value, (size_t)len);
     m->put_error = r;
-    return checked(m, r);
+    return vd__records_checked(m, r);
+}
+
+int vd__records_del(struct vd_meta *m, enum vd__env_db db, const struct vd__key *k)
+{
+    int r = begin_change(m);
+    if (r < 0)
+        return r;
+    if (m->env.dbi[db] == VD__ENV_NO_DBI)
+        return -ENOENT;
+    r = vd__env_del(&m->env, m->env.dbi[db], k->b, k->len);
+    m->put_error = r == -ENOENT ? 0 : r;
+    return vd__records_checked(m, r);
 }
 
 int vd_meta_get_disk(struct vd_meta *m, struct vd_disk_record *ret_r)
@@ -50,18 +65,18 @@ int vd_meta_get_disk(struct vd_meta *m, struct vd_disk_record *ret_r)
     struct vd__key k = vd__key_index(0);
     MDB_val v;
     char cause[VD__REC_WHY];
-    int r = get(m, VD__ENV_DISK, &k, &v);
+    int r = vd__records_get(m, VD__ENV_DISK, &k, &v);
     if (r < 0)
         return r;
     r = vd__decode_disk(v.mv_data, v.mv_size, ret_r, cause);
-    return r < 0 ? refuse_record(m, VD__ENV_DISK, cause) : 0;
+    return r < 0 ? vd__records_refuse(m, VD__ENV_DISK, cause) : 0;
 }
 
 int vd_meta_put_disk(struct vd_meta *m, const struct vd_disk_record *r)
 {
     uint8_t value[VD__REC_MAX];
     struct vd__key k = vd__key_index(0);
-    return put(m, VD__ENV_DISK, &k, value, vd__encode_disk(r, value));
+    return vd__records_put(m, VD__ENV_DISK, &k, value, vd__encode_disk(r, value));
 }
 
 int vd_meta_get_layer(struct vd_meta *m, uint32_t index, struct vd_layer_record *ret_r)
@@ -69,36 +84,31 @@ int vd_meta_get_layer(struct vd_meta *m, uint32_t index, struct vd_layer_record 
     struct vd__key k = vd__key_index(index);
     MDB_val v;
     char cause[VD__REC_WHY];
-    int r = get(m, VD__ENV_LAYER, &k, &v);
+    int r = vd__records_get(m, VD__ENV_LAYER, &k, &v);
     if (r < 0)
         return r;
     r = vd__decode_layer(index, v.mv_data, v.mv_size, ret_r, cause);
-    return r < 0 ? refuse_record(m, VD__ENV_LAYER, cause) : 0;
+    return r < 0 ? vd__records_refuse(m, VD__ENV_LAYER, cause) : 0;
 }
 
 int vd_meta_put_layer(struct vd_meta *m, uint32_t index, const struct vd_layer_record *r)
 {
     uint8_t value[VD__REC_MAX];
     struct vd__key k = vd__key_index(index);
-    return put(m, VD__ENV_LAYER, &k, value, vd__encode_layer(index, r, value));
+    return vd__records_put(m, VD__ENV_LAYER, &k, value, vd__encode_layer(index, r, value));
 }
 
 int vd_meta_put_owner(struct vd_meta *m, const struct vd_owner_record *r)
 {
     uint8_t value[VD__REC_MAX];
     struct vd__key k = vd__key_id(&r->id);
-    return put(m, VD__ENV_OWNER, &k, value, vd__encode_owner(r, value));
+    return vd__records_put(m, VD__ENV_OWNER, &k, value, vd__encode_owner(r, value));
 }
 
 int vd_meta_del_owner(struct vd_meta *m, const struct vd_id *id)
 {
     struct vd__key k = vd__key_id(id);
-    int r = begin_change(m);
-    if (r < 0)
-        return r;
-    r = vd__env_del(&m->env, m->env.dbi[VD__ENV_OWNER], k.b, k.len);
-    m->put_error = r == -ENOENT ? 0 : r;
-    return checked(m, r);
+    return vd__records_del(m, VD__ENV_OWNER, &k);
 }
 
 struct each_owner {
@@ -119,7 +129,7 @@ static int one_owner(void *user, const MDB_val *key, const MDB_val *value)
     int r = vd__decode_owner(&k, value->mv_data, value->mv_size, &rec, cause);
     if (r < 0) {
         e->refused = true;
-        return refuse_record(e->m, VD__ENV_OWNER, cause);
+        return vd__records_refuse(e->m, VD__ENV_OWNER, cause);
     }
     r = e->fn(e->user, &rec);
     e->ended = r != 0;
@@ -134,7 +144,7 @@ int vd_meta_each_owner(struct vd_meta *m, int (*fn)(void *user, const struct vd_
     if (r < 0)
         return r;
     r = vd__env_each(&m->env, m->env.dbi[VD__ENV_OWNER], one_owner, &e);
-    return e.refused || e.ended ? r : checked(m, r);
+    return e.refused || e.ended ? r : vd__records_checked(m, r);
 }
 
 /* ---- every record, for people ---- */
@@ -188,5 +198,5 @@ int vd_meta_walk(struct vd_meta *m, int (*fn)(void *user, const struct vd_meta_r
         if (r == 0)
             r = vd__env_each(&m->env, dbi, one_raw, &w);
     }
-    return w.ended ? r : checked(m, r);
+    return w.ended ? r : vd__records_checked(m, r);
 }

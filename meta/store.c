@@ -86,14 +86,25 @@ static int make_inside(struct vd_meta_store *s)
     return 0;
 }
 
+static int keep(int source_fd, int *ret_fd)
+{
+    int fd = fcntl(source_fd, F_DUPFD_CLOEXEC, 3);
+    if (fd < 0)
+        return -errno;
+    *ret_fd = fd;
+    return 0;
+}
+
 int vd_meta_store_open(int source_fd, const char *meta_dir, bool make,
                        struct vd_meta_store **ret_store)
 {
     struct vd_meta_store *s = malloc(sizeof(*s));
     if (!s)
         return -ENOMEM;
-    s->fd = -1;
-    int r = meta_dir ? open_named(meta_dir, make, &s->fd) : open_private(source_fd, make, &s->fd);
+    s->fd = s->source_fd = -1;
+    int r = source_fd < 0 ? 0 : keep(source_fd, &s->source_fd);
+    if (r == 0)
+        r = meta_dir ? open_named(meta_dir, make, &s->fd) : open_private(source_fd, make, &s->fd);
     if (r == 0 && make)
         r = make_inside(s);
     if (r < 0) {
@@ -113,6 +124,7 @@ void vd_meta_store_close(struct vd_meta_store *s)
     if (!s)
         return;
     vd_close_p(&s->fd);
+    vd_close_p(&s->source_fd);
     free(s);
 }
 
@@ -146,15 +158,13 @@ static int still_there(const struct vd_meta_store *s, const char *rel, int dir_f
     return a.st_ino == b.st_ino && a.st_dev == b.st_dev ? 0 : -EAGAIN;
 }
 
-/* Byte 0 is the session's lock. To get there one passes a gate, byte 1, held while waiting for byte 0: who wants to
- * write so stops readers that come after it, which sharing byte 0 among them might never leave it free. */
-static int wait_session(int lock_fd, enum vd_lock mode)
+int vd__lock_gated(int fd, enum vd_lock mode, unsigned timeout_ms)
 {
-    int r = vd_lock_wait(lock_fd, mode, 1, 1, VD__LOCK_TIMEOUT_MS);
+    int r = vd_lock_wait(fd, mode, 1, 1, timeout_ms);
     if (r < 0)
         return r;
-    r = vd_lock_wait(lock_fd, mode, 0, 1, VD__LOCK_TIMEOUT_MS);
-    int gate = vd_lock_try(lock_fd, VD_LOCK_NONE, 1, 1);
+    r = vd_lock_wait(fd, mode, 0, 1, timeout_ms);
+    int gate = vd_lock_try(fd, VD_LOCK_NONE, 1, 1);
     return r < 0 ? r : gate;
 }
 
@@ -172,7 +182,8 @@ int vd__disk_lock(const struct vd_meta_store *s, const struct vd_id *uuid, bool 
             return r;
         r = open_lock(dir_fd, exclusive, &lock_fd);
         if (r == 0 && lock_fd >= 0)
-            r = wait_session(lock_fd, exclusive ? VD_LOCK_EXCLUSIVE : VD_LOCK_SHARED);
+            r = vd__lock_gated(lock_fd, exclusive ? VD_LOCK_EXCLUSIVE : VD_LOCK_SHARED,
+                               VD__LOCK_TIMEOUT_MS);
         if (r == 0)
             r = still_there(s, rel, dir_fd);
         if (r == -EAGAIN)

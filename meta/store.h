@@ -6,6 +6,7 @@
 
 #include <limits.h>
 
+#include "vd_file.h"
 #include "vd_meta.h"
 
 #define VD__META_NAME "meta.mdb"
@@ -15,6 +16,7 @@
 
 struct vd_meta_store {
     int fd;
+    int source_fd;       /* of the mirrored folder, where the layers are; -1: none was given */
     char path[PATH_MAX]; /* for messages */
 };
 
@@ -25,6 +27,13 @@ int vd__store_dir(const struct vd_meta_store *s, const char *rel, int *ret_fd) V
 
 /* Makes and opens it, one level, 0700; the folder that it is made in is synced. */
 int vd__store_make_dir(const struct vd_meta_store *s, const char *rel, int *ret_fd) VD_WARN_UNUSED;
+
+/*
+ * Locks FD's byte 0, passing a gate, byte 1, held while waiting for byte 0: who wants to write so
+ * stops readers that come after it, which sharing byte 0 among them might never leave it free. To
+ * let go close FD. 0, -ETIMEDOUT, -errno.
+ */
+int vd__lock_gated(int fd, enum vd_lock mode, unsigned timeout_ms) VD_WARN_UNUSED;
 
 /*
  * Opens the disk's folder with its lock held. With MAKE the folder is made. A shared lock is done

@@ -116,6 +116,9 @@ VD_DEFINE_CLEANUP(struct vd_meta_store, vd_meta_store_close)
 int vd_meta_bind(struct vd_meta_store *s, int fd, const char *path, bool make,
                  struct vd_id *ret_uuid, bool *ret_made, char ret_why[VD_META_WHY]) VD_WARN_UNUSED;
 
+/* Writes the attribute that names the disk UUID on a file that is being made. 0 or -errno. */
+int vd_meta_attr_set(int fd, const struct vd_id *uuid) VD_WARN_UNUSED;
+
 /* For a file that was truncated or grew through us while bound by path and size: bind it anew.
  * No-op for files bound by attribute. 0 or -errno. */
 int vd_meta_rebind(struct vd_meta_store *s, int fd, const char *path,
@@ -172,6 +175,11 @@ int vd_meta_each_disk(struct vd_meta_store *s, int (*fn)(void *user, const struc
  */
 void vd_meta_disk_path(const struct vd_meta_store *s, const struct vd_id *uuid, char *ret_path,
                        size_t len);
+
+/* Attributes of the disk's environment: as long as they are the same nobody has changed its records.
+ * 0, -ENOENT, -errno. No lock is taken. */
+int vd_meta_stat(struct vd_meta_store *s, const struct vd_id *uuid,
+                 struct stat *ret_st) VD_WARN_UNUSED;
 
 /* Walks every record of the session, decoded or not, for `vdisk dump` and `vdisk check`: DB is the
  * database's name, KEY and VALUE raw bytes, ERROR 0 or -EUCLEAN where it does not verify. */

@@ -6,6 +6,7 @@
 
 #include "cli.h"
 #include "vd_ctl.h"
+#include "vd_view.h"
 
 #define HEX_MAX 4096u /* bytes of a value of unknown kind */
 
@@ -83,6 +84,44 @@ static json_t *owner_json(const struct vd_owner_record *r)
                      vd_ctl_text(r->host), "endpoint", vd_ctl_text(r->endpoint));
 }
 
+static json_t *maps_json(const struct vd_id *maps, uint32_t n)
+{
+    json_t *list = json_array();
+    for (uint32_t i = 0; i < n; i++)
+        json_array_append_new(list, cli_id_json(&maps[i], true));
+    return list;
+}
+
+static json_t *view_json(const struct vd_view_record *r)
+{
+    return json_pack(
+        "{s:s, s:b, s:I, s:o, s:o, s:o, s:o}", "home", r->home == VD_HOME_FILE ? "file" : "layers",
+        "moving", (int)r->moving, "file_ino", (json_int_t)r->file_ino, "live_map",
+        cli_id_json(&r->live_map, true), "maps", maps_json(r->maps, r->nmaps), "parent",
+        cli_id_json(&r->parent, true), "origin", cli_id_json(&r->origin, true));
+}
+
+static json_t *snapshot_json(const struct vd_snapshot_record *r)
+{
+    return json_pack("{s:o, s:o, s:o, s:I, s:o}", "name", vd_ctl_text(r->name), "disk_id",
+                     cli_id_json(&r->disk_id, true), "created", time_json(r->created_s), "size",
+                     (json_int_t)r->size_bytes, "maps", maps_json(r->maps, r->nmaps));
+}
+
+/* The name that KEY is in hex; false where it is none. */
+static bool key_name(const char *key, char ret_name[VD_SNAPSHOT_NAME_MAX + 1])
+{
+    size_t n = strlen(key) / 2;
+    if (n > VD_SNAPSHOT_NAME_MAX)
+        return false;
+    for (size_t i = 0; i < n; i++) {
+        char digits[3] = {key[2 * i], key[2 * i + 1], '\0'};
+        ret_name[i] = (char)strtoul(digits, NULL, 16);
+    }
+    ret_name[n] = '\0';
+    return true;
+}
+
 struct owner_search {
     struct vd_id id;
     json_t *found;
@@ -103,7 +142,16 @@ static json_t *decode(struct vd_meta *m, const char *db, const char *key)
 {
     struct vd_disk_record disk;
     struct vd_layer_record layer;
+    struct vd_view_record view;
+    struct vd_snapshot_record snapshot;
+    char name[VD_SNAPSHOT_NAME_MAX + 1];
     struct owner_search owner = {0};
+    if (strcmp(db, "view") == 0)
+        return vd_meta_get_view(m, &view) == 0 ? view_json(&view) : NULL;
+    if (strcmp(db, "snapshot") == 0)
+        return key_name(key, name) && vd_meta_get_snapshot(m, name, &snapshot) == 0
+                   ? snapshot_json(&snapshot)
+                   : NULL;
     if (strcmp(db, "disk") == 0)
         return vd_meta_get_disk(m, &disk) == 0 ? disk_json(&disk) : NULL;
     if (strcmp(db, "layer") == 0) {
@@ -156,6 +204,15 @@ static json_t *witness_json(const struct cli_place *p, const struct cli_disk *d)
 
 /* ---- as text ---- */
 
+static void print_list(const char *name, json_t *list)
+{
+    size_t i;
+    json_t *v;
+    printf("    %s:", name);
+    json_array_foreach(list, i, v) printf(" %s", json_is_string(v) ? json_string_value(v) : "-");
+    printf("%s\n", json_array_size(list) ? "" : " -");
+}
+
 static void print_fields(const char *prefix, json_t *o)
 {
     const char *key;
@@ -166,6 +223,8 @@ static void print_fields(const char *prefix, json_t *o)
         snprintf(name, sizeof(name), "%s%s%s", prefix, *prefix ? "." : "", key);
         if (json_is_object(v))
             print_fields(name, v);
+        else if (json_is_array(v))
+            print_list(name, v);
         else if (json_is_integer(v))
             printf("    %s: %lld\n", name, (long long)json_integer_value(v));
         else if (json_is_boolean(v))

@@ -8,6 +8,7 @@
 
 #include "bound.h"
 #include "codec.h"
+#include "layer.h"
 #include "sum.h"
 #include "vd_crc.h"
 #include "vd_endian.h"
@@ -67,6 +68,46 @@ static void fuzz_owner(uint8_t *value, size_t len)
         same(value, len, back, vd__encode_owner(&r, back));
 }
 
+static void fuzz_view(uint8_t *value, size_t len)
+{
+    struct vd__key k = vd__key_index(0);
+    struct vd_view_record r;
+    char why[VD__REC_WHY];
+    uint8_t back[VD__REC_MAX];
+    seal(VD__DB_VIEW, &k, value, len);
+    if (vd__decode_view(value, len, &r, why) == 0)
+        same(value, len, back, vd__encode_view(&r, back));
+}
+
+static void fuzz_snapshot(uint8_t *value, size_t len)
+{
+    static const size_t at = VD__REC_HEAD + VD__SNAPSHOT_LEN - (VD_SNAPSHOT_NAME_MAX + 1);
+    struct vd_snapshot_record r;
+    struct vd__key k = {.len = 1, .b = {'x'}};
+    char name[VD_SNAPSHOT_NAME_MAX + 1] = "", why[VD__REC_WHY];
+    uint8_t back[VD__REC_MAX];
+    if (len > at)
+        memcpy(name, value + at, vd_min(len - at, sizeof(name) - 1));
+    if (vd__key_name(name, &k) < 0)
+        k.len = 1;
+    seal(VD__DB_SNAPSHOT, &k, value, len);
+    if (vd__decode_snapshot(&k, value, len, &r, why) == 0)
+        same(value, len, back, vd__encode_snapshot(&r, back));
+}
+
+static void fuzz_layer_file(uint8_t *buf, size_t len)
+{
+    struct vd_layer_file l;
+    uint32_t version;
+    uint8_t back[VD__LAYER_FILE_LEN];
+    if (len >= 4)
+        vd_put_le32(buf + len - 4, vd_crc32c(0, buf, len - 4));
+    if (vd__layer_file_decode(buf, len, &l, &version) == 0) {
+        vd__layer_file_encode(&l, back);
+        same(buf, len, back, VD__LAYER_FILE_LEN);
+    }
+}
+
 static void fuzz_sum(uint8_t *buf, size_t len)
 {
     struct vd__sum s;
@@ -93,8 +134,9 @@ static void fuzz_bound(uint8_t *buf, size_t len)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static void (*const targets[])(uint8_t *, size_t) = {fuzz_disk, fuzz_layer, fuzz_owner,
-                                                         fuzz_sum, fuzz_bound};
+    static void (*const targets[])(uint8_t *, size_t) = {fuzz_disk,     fuzz_layer,     fuzz_owner,
+                                                         fuzz_sum,      fuzz_bound,     fuzz_view,
+                                                         fuzz_snapshot, fuzz_layer_file};
     if (size < 1 || size > MAX)
         return 0;
     /* On the heap at its exact length, so that a byte past the end is caught. */
