@@ -10,6 +10,8 @@
  *            with the file.
  */
 #include "disk.h"
+#include "freeze.h"
+#include "home.h"
 
 #include <string.h>
 #include <time.h>
@@ -73,9 +75,25 @@ static int identify(struct vd_disk *d, char why[VD_META_WHY])
     }
     if (r == -EUCLEAN && m)
         snprintf(why, VD_META_WHY, "%s", vd_meta_why(m));
-    if (r == 0)
-        d->disk_id = disk.live_disk_id;
+    /* One with layers is loaded under its lock. */
+    struct vd_view_record view;
+    if (r == 0 && vd_meta_get_view(m, &view) == -ENOENT)
+        r = vd__disk_load(d, m, why);
     return r;
+}
+
+/* Until the metadata says more. */
+static int first_view(struct vd_disk *d)
+{
+    struct vd_id none = {0};
+    struct live *live = vd__live_new(&none, d->backing, true, NULL);
+    struct view *v = live ? vd__view_new(live, NULL, 0) : NULL;
+    if (!v) {
+        free(live);
+        return -ENOMEM;
+    }
+    vd__view_publish(d, v);
+    return 0;
 }
 
 static void without_metadata(struct vd_disk *d)
@@ -92,15 +110,23 @@ static int join(struct vd_disk *d)
     int r = d->ds->config.meta ? identify(d, why) : -EROFS;
     if (r == 0) {
         r = vd__disk_acquire(d, VD_OWNER_SHARED, why);
-        if (r == 0 || r == -EAGAIN)
+        if (r == 0)
             return 0;
-        if (r == -EBUSY) {
+        if (r == -EBUSY)
             vd_log_note("%s: read past the cache: %s", d->path, why);
+        if (r == -EBUSY || r == -EAGAIN)
+            r = vd__disk_follow(d, why);
+        if (r == 0)
             return 0;
-        }
-    } else if (r != -EUCLEAN) {
-        without_metadata(d);
     }
+    /* What its bytes are is not known without the metadata where it has layers. */
+    if (r != -EUCLEAN && d->backing && vd_layered_get(d->backing->fd, &(struct vd_id){0}) == 0) {
+        if (!why[0])
+            snprintf(why, VD_META_WHY, "its metadata cannot be used: %s", strerror(-r));
+        r = -EUCLEAN;
+    }
+    if (r != -EUCLEAN)
+        without_metadata(d);
     if (r == -EUCLEAN)
         vd_log_error("%s: refused: %s", d->path, why);
     else if (d->ds->config.meta)
@@ -112,9 +138,14 @@ static int join(struct vd_disk *d)
 int vd__disk_attach(struct vd_disk *d, int path_fd, bool write)
 {
     struct vd_disks_config *c = &d->ds->config;
+    struct vd_id live;
+    if (vd_layered_get(path_fd, &live) == 0 && vd_id_eq(&live, &vd__moved))
+        return -ESTALE;
     int r = vd_lane_open(c->lanes, LANE_THREADS, &d->lane);
     if (r == 0)
         r = vd_backing_file_open(path_fd, !c->read_only, c->backing_direct, &d->backing);
+    if (r == 0)
+        r = first_view(d);
     if (r == 0)
         r = vd__disk_identity(d, &d->identity);
     if (r < 0)
@@ -131,7 +162,7 @@ int vd__disk_attach(struct vd_disk *d, int path_fd, bool write)
 }
 
 /* Waits until a change from now on must get another time stamp than the file has. */
-static int settled_identity(struct vd_disk *d, struct vd_identity *ret_id)
+int vd__disk_settled_identity(struct vd_disk *d, struct vd_identity *ret_id)
 {
     for (int i = 0;; i++) {
         int r = vd__disk_identity(d, ret_id);
@@ -158,7 +189,7 @@ static int record_detach(struct vd_disk *d, bool clean, const struct vd_identity
         r = vd_meta_get_layer(m, 0, &layer);
     if (r == 0 && clean) {
         disk.clean = true;
-        disk.size_bytes = id->size_bytes;
+        disk.size_bytes = atomic_load(&d->size_bytes);
         layer.identity = *id;
         r = vd_meta_put_disk(m, &disk);
         if (r == 0)
@@ -176,12 +207,15 @@ static void remove_all(struct vd_disk *d)
 {
     struct vd_cache *cache = d->ds->config.cache;
     if (cache && d->witness.generation) {
-        struct vd_cache_key key = {.disk_id = d->disk_id, .generation = d->witness.generation};
+        struct vd_cache_key key = {.disk_id = vd__live(d)->disk_id,
+                                   .generation = d->witness.generation};
         vd_cache_forget(cache, &key);
     }
     int r = vd_meta_remove(d->ds->config.meta, &d->uuid);
     if (r < 0 && r != -ENOENT)
         vd_log_warning("%s: its metadata could not be removed: %s", d->path, strerror(-r));
+    if (vd__live(d)->lm)
+        vd__sweep_later(d->ds);
 }
 
 static void detach_owned(struct vd_disk *d)
@@ -190,14 +224,14 @@ static void detach_owned(struct vd_disk *d)
     struct vd_identity id;
     int r = 0;
     if (exclusive) {
-        r = vd_backing_sync(d->backing, false);
+        r = vd__live_sync(vd__live(d), false);
         if (r < 0)
             vd_log_error("%s: could not be synced: %s", d->path, strerror(-r));
-        if (r == 0 && atomic_load(&d->layer) && vd_cache_barrier(d->ds->config.cache) < 0)
+        if (r == 0 && atomic_load(&vd__live(d)->cache) && vd_cache_barrier(d->ds->config.cache) < 0)
             atomic_store(&d->sync_failed, true); /* the cache says why */
     }
     bool durable = r == 0 && !atomic_load(&d->sync_failed);
-    r = settled_identity(d, &id);
+    r = vd__disk_settled_identity(d, &id);
     if (r == 0)
         vd__disk_witness_detach(d, &id, durable);
     r = record_detach(d, exclusive && durable && r == 0, &id);
@@ -208,21 +242,26 @@ static void detach_owned(struct vd_disk *d)
 
 void vd__disk_detach(struct vd_disk *d)
 {
+    vd__keep_stop(d);
     vd_lane_close(vd_steal_ptr(d->lane));
     struct stat st;
     int r = vd_backing_stat(d->backing, &st);
     if (vd_id_is_zero(&d->uuid))
         return;
-    if (r == 0 && st.st_nlink == 0)
+    if (atomic_load(&d->gone) || (r == 0 && st.st_nlink == 0)) {
         remove_all(d);
-    else if (d->locked != VD_LOCK_NONE)
+    } else if (d->locked != VD_LOCK_NONE) {
+        if (d->locked == VD_LOCK_EXCLUSIVE)
+            vd__move_home(d);
         detach_owned(d);
+    }
 }
 
 /* Lets the file go, and with it the lock: by name, since a child that was just forked holds a copy of the
  * descriptor for a moment. */
 void vd__disk_let_go(struct vd_disk *d)
 {
+    vd__view_drop_all(d);
     if (d->backing && d->locked != VD_LOCK_NONE && vd_owner_lock(d->backing->fd, VD_LOCK_NONE) == 0)
         d->locked = VD_LOCK_NONE;
     vd_backing_close(vd_steal_ptr(d->backing));
@@ -232,15 +271,14 @@ void vd__disk_free(struct vd_disk *d)
 {
     vd_lane_close(d->lane);
     vd__disk_let_go(d);
-    while (!vd_list_empty(&d->retired)) {
-        struct retired_layer *l = vd_list_entry(d->retired.next, struct retired_layer, link);
-        vd_list_del(&l->link);
-        vd_cache_layer_close(l->layer);
-        free(l);
-    }
-    vd_cache_layer_close(atomic_load(&d->layer));
     pthread_mutex_destroy(&d->mu);
     pthread_mutex_destroy(&d->own_mu);
     pthread_mutex_destroy(&d->size_mu);
+    pthread_mutex_destroy(&d->ranges_mu);
+    pthread_mutex_destroy(&d->fold_mu);
+    pthread_mutex_destroy(&d->rounds.mu);
+    pthread_cond_destroy(&d->rounds.done);
+    pthread_cond_destroy(&d->drained);
+    pthread_cond_destroy(&d->ranges_changed);
     free(d);
 }

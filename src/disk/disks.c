@@ -10,6 +10,7 @@
 #include "vd_log.h"
 
 #define REAPER_THREADS 8u
+#define KEEPER_THREADS 64u  /* mostly asleep: merges are slow on purpose */
 #define OPENER_THREADS 256u /* opens of a hung disk wait here, one thread each */
 
 int vd_disks_new(const struct vd_disks_config *config, struct vd_disks **ret_disks)
@@ -23,10 +24,20 @@ int vd_disks_new(const struct vd_disks_config *config, struct vd_disks **ret_dis
     pthread_mutex_init(&ds->mu, NULL);
     pthread_cond_init(&ds->changed, NULL);
     vd_list_init(&ds->past);
+    pthread_mutex_init(&ds->layers_mu, NULL);
+    vd_list_init(&ds->chains);
+    for (unsigned i = 0; i < FROZEN_BUCKETS; i++)
+        vd_list_init(&ds->frozen[i]);
     int r = vd_lane_open(config->lanes, REAPER_THREADS, &ds->reaper);
     if (r == 0)
         r = vd_lane_open(config->lanes, OPENER_THREADS, &ds->opener);
+    if (r == 0)
+        r = vd_lane_open(config->lanes, KEEPER_THREADS, &ds->keeper);
+    if (r == 0 && config->meta)
+        r = vd_maps_open(config->meta, 0, &ds->maps);
     if (r < 0) {
+        vd_lane_close(ds->keeper);
+        vd_lane_close(ds->opener);
         vd_lane_close(ds->reaper);
         free(ds);
         return r;
@@ -38,7 +49,7 @@ int vd_disks_new(const struct vd_disks_config *config, struct vd_disks **ret_dis
 int vd__disk_identity(struct vd_disk *d, struct vd_identity *ret_id)
 {
     struct stat st;
-    int r = vd_backing_stat(d->backing, &st);
+    int r = vd_backing_stat(vd__live(d)->backing, &st);
     if (r == 0)
         vd_identity_of(&st, ret_id);
     return r;
@@ -104,10 +115,17 @@ static struct vd_disk *disk_new(struct vd_disks *ds, const struct stat *st, cons
     d->opens = 1;
     d->dev = st->st_dev;
     d->ino = st->st_ino;
-    vd_list_init(&d->retired);
+    vd_list_init(&d->parked);
+    vd_list_init(&d->ranges);
     pthread_mutex_init(&d->mu, NULL);
     pthread_mutex_init(&d->own_mu, NULL);
     pthread_mutex_init(&d->size_mu, NULL);
+    pthread_mutex_init(&d->ranges_mu, NULL);
+    pthread_mutex_init(&d->fold_mu, NULL);
+    pthread_mutex_init(&d->rounds.mu, NULL);
+    pthread_cond_init(&d->rounds.done, NULL);
+    pthread_cond_init(&d->drained, NULL);
+    pthread_cond_init(&d->ranges_changed, NULL);
     snprintf(d->path, sizeof(d->path), "%s", path);
     vd_list_add_tail(&ds->disks, &d->link);
     return d;
@@ -281,6 +299,8 @@ void vd_disks_free(struct vd_disks *ds)
     pthread_mutex_unlock(&ds->mu);
     vd_lane_close(ds->opener);
     vd_lane_close(ds->reaper);
+    vd_lane_close(ds->keeper);
+    vd_maps_close(ds->maps);
     vd__disk_io_drain(ds);
     while (!vd_list_empty(&ds->past)) {
         struct past_disk *p = vd_list_entry(ds->past.next, struct past_disk, link);
@@ -288,6 +308,7 @@ void vd_disks_free(struct vd_disks *ds)
         free(p);
     }
     pthread_cond_destroy(&ds->changed);
+    pthread_mutex_destroy(&ds->layers_mu);
     pthread_mutex_destroy(&ds->mu);
     free(ds);
 }

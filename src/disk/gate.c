@@ -64,3 +64,11 @@ void vd_disk_truncate(struct vd_disk *d, uint64_t size, vd_disk_done done, void 
     else
         vd__disk_change(d, IO_TRUNCATE, 0, size, 0, done, user);
 }
+
+void vd_disk_seek(struct vd_disk *d, uint64_t off, int whence, vd_disk_done done, void *user)
+{
+    if (off > OFF_MAX)
+        done(user, -ENXIO, NULL);
+    else
+        vd__disk_change(d, IO_SEEK, whence, off, 0, done, user);
+}

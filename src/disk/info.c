@@ -2,7 +2,6 @@
 /* What the control socket asks of a disk, and small notices from the FUSE side. */
 #include "disk.h"
 
-#include <fcntl.h>
 #include <string.h>
 
 #include "vd_log.h"
@@ -100,54 +99,110 @@ void vd_disks_get_stats(struct vd_disks *ds, struct vd_disk_stats *ret_stats)
 
 void vd_disk_get_info(struct vd_disk *d, struct vd_disk_info *ret_info)
 {
-    struct vd_cache_layer *layer = atomic_load(&d->layer);
+    unsigned shard;
+    struct view *v = vd__view_get(d, &shard);
+    struct vd_cache_layer *cache = atomic_load(&v->live->cache);
     *ret_info = (struct vd_disk_info){
         .uuid = d->uuid,
-        .disk_id = d->disk_id,
+        .disk_id = v->live->disk_id,
         .size_bytes = atomic_load(&d->size_bytes),
         .owner_state = atomic_load(&d->state),
-        .caching = layer != NULL,
-        .cached_bytes = layer ? vd_cache_layer_bytes(layer) : 0,
+        .caching = cache != NULL,
+        .cached_bytes = cache ? vd_cache_layer_bytes(cache) : 0,
+        .layered = v->live->lm != NULL,
+        .nlayers = 1,
+        .merge_done = atomic_load(&d->keep.done),
+        .merge_total = atomic_load(&d->keep.total),
     };
+    for (unsigned i = 0; i < v->nmaps; i++)
+        ret_info->nlayers += v->chains[i]->nlayers;
+    vd__view_put(v, shard);
     pthread_mutex_lock(&d->ds->mu);
     ret_info->opens = d->opens;
     pthread_mutex_unlock(&d->ds->mu);
     ret_info->generation = atomic_load(&d->generation);
     pthread_mutex_lock(&d->mu);
     ret_info->epoch = d->epoch;
+    ret_info->parent = d->parent;
     snprintf(ret_info->path, sizeof(ret_info->path), "%s", d->path);
     pthread_mutex_unlock(&d->mu);
+}
+
+/* Where the cache holds what is owned by O. */
+static struct vd_cache_layer *cache_of(struct view *v, const struct vd_block_owner *o)
+{
+    struct vd_cache_layer *cache = NULL;
+    if (o->kind == VD_OWNED_LIVE)
+        cache = atomic_load(&v->live->cache);
+    else if (o->kind == VD_OWNED_FROZEN)
+        (void)vd__frozen_cache(v->chains[o->map]->layers[o->layer], true, &cache);
+    return cache;
+}
+
+static void cached_run(struct view *v, const struct vd_block_owner *o, uint64_t first, uint32_t n,
+                       uint32_t at, uint64_t *ret_bits)
+{
+    struct vd_cache_layer *cache = cache_of(v, o);
+    uint64_t bits[4];
+    for (uint32_t i = 0; cache && i < n; i += 256) {
+        uint32_t part = vd_min(n - i, 256u);
+        memset(bits, 0, sizeof(bits));
+        vd_cache_map(cache, first + i, part, bits);
+        for (uint32_t k = 0; k < part; k++)
+            if (bits[k / 64] >> (k % 64) & 1)
+                ret_bits[(at + i + k) / 64] |= 1ull << ((at + i + k) % 64);
+    }
 }
 
 void vd_disk_cached(struct vd_disk *d, uint64_t first_block, uint32_t nblocks, uint64_t *ret_bits)
 {
     memset(ret_bits, 0, (nblocks + 63u) / 64 * sizeof(*ret_bits));
-    struct vd_cache_layer *layer = atomic_load(&d->layer);
-    if (layer)
-        vd_cache_map(layer, first_block, nblocks, ret_bits);
+    unsigned shard;
+    struct view *v = vd__view_get(d, &shard);
+    for (uint32_t i = 0; i < nblocks;) {
+        struct vd_block_owner o = {.kind = VD_OWNED_LIVE};
+        uint64_t run = nblocks - i;
+        if (v->live->lm && vd_resolve(v->live->lm, v->maps, v->nmaps, first_block + i, run, true,
+                                      &o, &run) < 0)
+            break;
+        cached_run(v, &o, first_block + i, (uint32_t)run, i, ret_bits);
+        i += (uint32_t)run;
+    }
+    vd__view_put(v, shard);
 }
 
 int vd_disk_cached_verify(struct vd_disk *d, uint64_t block)
 {
-    uint64_t bits = 0;
-    vd_disk_cached(d, block, 1, &bits);
-    if (!bits)
-        return -ENODATA;
     struct io *io = vd__disk_io_get(d->ds, 1);
     if (!io)
         return -ENOMEM;
-    struct vd_cache_read look = {.first_block = block, .nblocks = 1, .buf = io->data};
-    struct vd_cache_layer *layer = atomic_load(&d->layer);
-    int r = layer && vd_cache_read(layer, &look) == 0 ? (int)look.nhit : -ENODATA;
+    unsigned shard;
+    struct view *v = vd__view_get(d, &shard);
+    struct vd_block_owner o = {.kind = VD_OWNED_LIVE};
+    uint64_t run, bits = 0;
+    int r = -ENODATA;
+    if (!v->live->lm ||
+        vd_resolve(v->live->lm, v->maps, v->nmaps, block, 1, true, &o, &run) == 0) {
+        struct vd_cache_layer *cache = cache_of(v, &o);
+        struct vd_cache_read look = {.first_block = block, .nblocks = 1, .buf = io->data};
+        if (cache)
+            vd_cache_map(cache, block, 1, &bits);
+        if (bits && vd_cache_read(cache, &look) == 0)
+            r = (int)look.nhit;
+    }
+    vd__view_put(v, shard);
     vd__disk_io_put(d->ds, io);
     return r;
 }
 
 void vd_disk_cache_drop(struct vd_disk *d)
 {
-    struct vd_cache_layer *layer = atomic_load(&d->layer);
-    if (layer)
-        vd_cache_layer_drop(layer);
+    unsigned shard;
+    struct view *v = vd__view_get(d, &shard);
+    struct vd_cache_layer *cache = atomic_load(&v->live->cache);
+    if (cache)
+        vd_cache_layer_drop(cache);
+    vd__view_put(v, shard);
 }
 
 void vd_disk_touched(struct vd_disk *d)
@@ -161,89 +216,4 @@ void vd_disk_touched(struct vd_disk *d)
     if (ours)
         d->identity.ctime_ns = now.ctime_ns;
     pthread_mutex_unlock(&d->mu);
-}
-
-/* ---- what is done later, on the reaper ---- */
-
-struct forget_job {
-    struct vd_job job;
-    struct vd_disks *ds;
-    struct vd_cache_key key;
-};
-
-static void forget_run(struct vd_job *job)
-{
-    struct forget_job *f = vd_container_of(job, struct forget_job, job);
-    vd_cache_forget(f->ds->config.cache, &f->key);
-    free(f);
-}
-
-void vd__disk_forget_later(struct vd_disks *ds, const struct vd_cache_key *key)
-{
-    struct forget_job *f = calloc(1, sizeof(*f));
-    if (!f)
-        return; /* the slots are evicted in time */
-    f->job.run = forget_run;
-    f->ds = ds;
-    f->key = *key;
-    vd_lane_queue(ds->reaper, &f->job);
-}
-
-struct gone_job {
-    struct vd_job job;
-    struct vd_disks *ds;
-    int fd;
-};
-
-/* Metadata and slots of a disk that nobody has open and that has no name left. */
-static void gone_run(struct vd_job *job)
-{
-    struct gone_job *g = vd_container_of(job, struct gone_job, job);
-    struct vd_disks *ds = g->ds;
-    struct vd_id uuid;
-    bool made;
-    char why[VD_META_WHY];
-    int r = vd_meta_bind(ds->config.meta, g->fd, "", false, &uuid, &made, why);
-    if (r == 0) {
-        vd_cleanup(vd_meta_close_p) struct vd_meta *m = NULL;
-        struct vd_disk_record disk;
-        struct vd_cache_witness w;
-        r = vd_meta_open(ds->config.meta, &uuid, VD_META_READ, &m, why);
-        if (r == 0 && vd_meta_get_disk(m, &disk) == 0 && ds->config.cache &&
-            vd_cache_witness_load(ds->config.cache, &disk.live_disk_id, &w) == 0) {
-            struct vd_cache_key key = {.disk_id = disk.live_disk_id, .generation = w.generation};
-            vd_cache_forget(ds->config.cache, &key);
-        }
-        vd_meta_close(vd_steal_ptr(m));
-        r = vd_meta_remove(ds->config.meta, &uuid);
-    }
-    if (r < 0 && r != -ENOENT && r != -ESTALE)
-        vd_log_warning("metadata of a removed disk stays behind: %s", strerror(-r));
-    close(g->fd);
-    free(g);
-}
-
-void vd_disks_gone(struct vd_disks *ds, int path_fd)
-{
-    struct stat st;
-    struct vd_disk *d;
-    if (!ds->config.meta || fstatat(path_fd, "", &st, AT_EMPTY_PATH) < 0 || st.st_nlink > 0)
-        return;
-    if (vd_disks_find(ds, st.st_dev, st.st_ino, &d) == 0) {
-        vd_disk_put(d); /* the detach sees it */
-        return;
-    }
-    char path[32];
-    snprintf(path, sizeof(path), "/proc/self/fd/%d", path_fd);
-    struct gone_job *g = calloc(1, sizeof(*g));
-    if (!g)
-        return;
-    g->fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
-    if (g->fd < 0) {
-        free(g);
-        return;
-    }
-    g->job.run = gone_run;
-    g->ds = ds;
-    vd_lane_queue(ds->reaper, &g->job);
 }

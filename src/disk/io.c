@@ -25,6 +25,7 @@ static struct io *io_new(bool large)
 
 static void io_free(struct io *io)
 {
+    free(io->many);
     free(io->data);
     free(io);
 }

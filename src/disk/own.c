@@ -148,34 +148,47 @@ static int write_record(struct vd_disk *d, enum vd_owner_state want, bool cold, 
 static bool has_no_name(struct vd_disk *d)
 {
     struct stat st;
-    return vd_backing_stat(d->backing, &st) == 0 && st.st_nlink == 0;
+    return atomic_load(&d->gone) ||
+           (vd_backing_stat(d->backing, &st) == 0 && st.st_nlink == 0);
+}
+
+/* Step 2. LOOK: the witness has to be looked at. */
+static int look_at_file(struct vd_disk *d, bool *ret_look)
+{
+    struct vd_identity now;
+    int r = vd__disk_identity(d, &now);
+    if (r < 0)
+        return r;
+    pthread_mutex_lock(&d->mu);
+    *ret_look = atomic_load(&d->state) == VD_OWNER_NONE || !vd_identity_eq(&now, &d->identity);
+    d->identity = now;
+    pthread_mutex_unlock(&d->mu);
+    if (!vd__live(d)->lm)
+        atomic_store(&d->size_bytes, now.size_bytes);
+    return 0;
 }
 
 /* Steps 2 to 5, with the lock held. */
 static int take_over(struct vd_disk *d, enum vd_owner_state want, char why[VD_META_WHY])
 {
-    struct vd_identity now;
+    bool look;
     if (vd_owner_is_gone_past(d->backing->fd)) {
         snprintf(why, VD_META_WHY, "it is open for writing since it was smaller than a disk");
         return -EBUSY;
     }
-    int r = vd__disk_identity(d, &now);
-    if (r < 0)
-        return r;
-    pthread_mutex_lock(&d->mu);
-    bool look = atomic_load(&d->state) == VD_OWNER_NONE || !vd_identity_eq(&now, &d->identity);
-    d->identity = now;
-    pthread_mutex_unlock(&d->mu);
-    atomic_store(&d->size_bytes, now.size_bytes);
     if (vd_id_is_zero(&d->uuid))
-        return 0;
+        return look_at_file(d, &look);
 
     vd_cleanup(vd_meta_close_p) struct vd_meta *m = NULL;
-    r = vd_meta_open(d->ds->config.meta, &d->uuid, VD_META_WRITE, &m, why);
+    int r = vd_meta_open(d->ds->config.meta, &d->uuid, VD_META_WRITE, &m, why);
     if (r == -ENOENT && has_no_name(d)) {
         vd__disk_layer_replace(d, NULL);
-        return 0;
+        return look_at_file(d, &look);
     }
+    if (r == 0 && atomic_load(&d->state) == VD_OWNER_NONE)
+        r = vd__disk_load(d, m, why);
+    if (r == 0)
+        r = look_at_file(d, &look);
     if (r < 0)
         return r;
     struct vd_layer_record layer;
@@ -187,7 +200,11 @@ static int take_over(struct vd_disk *d, enum vd_owner_state want, char why[VD_ME
     bool cold = false;
     if (look)
         vd__disk_witness_check(d, &layer.token, &cold);
-    r = write_record(d, want, cold, m, &layer);
+    /* Before the boot ID in the record is ours: by it the map's log is believed. */
+    if (want == VD_OWNER_EXCLUSIVE)
+        r = vd__disk_begin_changes(d);
+    if (r == 0)
+        r = write_record(d, want, cold, m, &layer);
     if (r == 0 && want == VD_OWNER_EXCLUSIVE)
         vd__disk_witness_begin_writes(d, &layer.token);
     return r;
@@ -226,6 +243,42 @@ int vd__disk_acquire(struct vd_disk *d, enum vd_owner_state want, char why[VD_ME
     }
     pthread_mutex_unlock(&d->own_mu);
     return r;
+}
+
+int vd__disk_lock_alone(struct vd_disk *d, enum vd_lock *ret_before, char why[VD_META_WHY])
+{
+    pthread_mutex_lock(&d->mu);
+    enum vd_lock before = d->locked;
+    pthread_mutex_unlock(&d->mu);
+    *ret_before = before;
+    int r = before == VD_LOCK_EXCLUSIVE ? 0 : take_lock(d, VD_OWNER_EXCLUSIVE, why);
+    if (r == -EAGAIN || r == -EBUSY) /* the lock is as it was */
+        return -EBUSY;
+    if (r == 0 && vd_owner_is_gone_past(d->backing->fd)) {
+        snprintf(why, VD_META_WHY, "it is open for writing since it was smaller than a disk");
+        r = -EBUSY;
+    }
+    if (r == 0 && before == VD_LOCK_NONE) {
+        vd_cleanup(vd_meta_close_p) struct vd_meta *m = NULL;
+        r = vd_meta_open(d->ds->config.meta, &d->uuid, VD_META_READ, &m, why);
+        if (r == 0)
+            r = vd__disk_load(d, m, why);
+    }
+    if (r == 0)
+        r = vd__disk_begin_changes(d);
+    if (r < 0)
+        vd__disk_unlock_to(d, before);
+    return r;
+}
+
+void vd__disk_unlock_to(struct vd_disk *d, enum vd_lock before)
+{
+    if (before == VD_LOCK_EXCLUSIVE)
+        return;
+    pthread_mutex_lock(&d->mu);
+    if (vd_owner_lock(d->backing->fd, before) == 0)
+        d->locked = before;
+    pthread_mutex_unlock(&d->mu);
 }
 
 int vd_disk_own(struct vd_disk *d, char why[VD_META_WHY])

@@ -2,67 +2,129 @@
 /*
  * The way of a read.
  *
- *   hit     the cache has every block: copied into the request's buffer, verified there, answered;
- *           all on the caller's thread.
+ *   runs    which layers hold the blocks (runs.c); a plain disk has one run. Each run is then read by
+ *           its own layer's place in the cache, in order:
+ *   hit     the cache has every block: copied into the request's buffer and verified there. Where all
+ *           runs are hits, all is done on the caller's thread.
  *   miss    some block is not cached. A fill token for the missing blocks is asked for; while it is
  *           held nobody else reads them from the backing. Who finds them held waits for that fill
  *           to end and looks again (once: after that it reads for itself). With the token: look
- *           again, for what became cached in between; read the missing runs; answer; admit.
- *   past    no layer (not owned, no metadata, cache off): read the backing.
+ *           again, for what became cached in between; read the missing blocks; admit. The last run's
+ *           are admitted after the answer.
+ *   past    no place in the cache (not owned, no metadata, cache off): read the backing.
  *
- * A miss runs on the calling worker while the lane lets it in, else on a lane thread.
+ * From the first miss on a read runs in the lane: on the calling worker while the lane lets it in,
+ * else on a lane thread. A disk that this mount does not own may be changed by another: its view
+ * follows the metadata before each read (load.c).
  *
  * Why a mix of cached and backing blocks is right: each block is as new as some moment after the
- * request came in, which is all that a read overlapping a write is owed.
+ * request came in, which is all that a read overlapping a write is owed. The same holds for the runs:
+ * a block that a write takes over meanwhile is read as it was in the layer below, which is frozen.
  */
 #include "disk.h"
 
 #include <string.h>
 
+#include "vd_log.h"
+
 #define bit_test(bits, i) ((bits)[(i) / 64] >> ((i) % 64) & 1)
 #define bit_set(bits, i) ((bits)[(i) / 64] |= 1ull << ((i) % 64))
 
+static struct run *run_of(const struct io *io)
+{
+    return &io->runs[io->at];
+}
+
+static uint64_t size_of(const struct io *io)
+{
+    const struct run *run = run_of(io);
+    return run->kind == RUN_FROZEN ? run->frozen->file.size_bytes
+                                   : atomic_load(&io->d->size_bytes);
+}
+
+static int backing_of(struct io *io, struct vd_backing **ret_b)
+{
+    const struct run *run = run_of(io);
+    if (run->kind == RUN_FROZEN)
+        return vd__frozen_backing(run->frozen, ret_b);
+    *ret_b = io->view->live->backing;
+    return 0;
+}
+
+/* Answers, which may be the end of the disk where the request is not in the lane. */
 static void finish(struct io *io, ssize_t result)
 {
     uint64_t skip = io->off % VD_BLOCK_SIZE;
-    if (result < 0)
+    if (result < 0) {
         count(io->d, C_ERRORS, 1);
+    } else if (io->missed) {
+        count(io->d, C_MISSES, 1);
+        if (io->hit_bytes)
+            count(io->d, C_HIT_BYTES, io->hit_bytes);
+        count(io->d, C_MISS_BYTES, io->len - io->hit_bytes);
+        if (io->joined)
+            count(io->d, C_COALESCED, 1);
+    } else {
+        count(io->d, C_HITS, 1);
+        count(io->d, C_HIT_BYTES, io->len);
+    }
+    if (!io->in_lane)
+        vd__view_put(vd_steal_ptr(io->view), io->shard);
     io->done(io->user, result, result >= 0 ? io->data + skip : NULL);
 }
 
-/* Bytes of the request that lie in cached blocks. */
-static uint64_t hit_bytes(const struct io *io)
+/* In the lane the disk is there until we leave it, and the view until here. */
+static void end(struct vd_disks *ds, struct io *io)
 {
-    uint64_t bytes = 0;
-    for (uint32_t i = 0; i < io->look.nblocks; i++) {
-        if (!bit_test(io->look.hit, i))
-            continue;
-        uint64_t start = vd_max((io->look.first_block + i) << VD_BLOCK_SHIFT, io->off);
-        uint64_t end = vd_min((io->look.first_block + i + 1) << VD_BLOCK_SHIFT, io->off + io->len);
-        bytes += end - start;
-    }
-    return bytes;
+    if (io->view)
+        vd__view_put(vd_steal_ptr(io->view), io->shard);
+    vd__disk_io_put(ds, io);
 }
 
-/* Reads blocks [FROM, TO) of the request from the backing. Past the end of the file come zeroes;
+static void finish_and_end(struct io *io, ssize_t result)
+{
+    struct vd_disks *ds = io->d->ds;
+    finish(io, result);
+    end(ds, io);
+}
+
+/* Bytes of the request that lie in blocks [FROM, TO) of it. */
+static uint64_t bytes_of(const struct io *io, uint32_t from, uint32_t to)
+{
+    uint64_t first = io->off >> VD_BLOCK_SHIFT;
+    uint64_t start = vd_max((first + from) << VD_BLOCK_SHIFT, io->off);
+    uint64_t stop = vd_min((first + to) << VD_BLOCK_SHIFT, io->off + io->len);
+    return stop > start ? stop - start : 0;
+}
+
+static void count_hits(struct io *io)
+{
+    uint32_t at = run_of(io)->at;
+    for (uint32_t i = 0; i < io->look.nblocks; i++)
+        if (bit_test(io->look.hit, i))
+            io->hit_bytes += bytes_of(io, at + i, at + i + 1);
+}
+
+/* Reads blocks [FROM, TO) of the run from the backing. Past the end of the file come zeroes;
  * where the file ends before the size we know of, somebody cut it outside: those blocks are not
  * admitted. */
-static int read_run(struct io *io, uint32_t from, uint32_t to, uint64_t *have)
+static int read_blocks(struct io *io, struct vd_backing *b, uint32_t from, uint32_t to,
+                       uint64_t *have)
 {
     uint64_t off = (io->look.first_block + from) << VD_BLOCK_SHIFT;
     size_t len = (size_t)(to - from) << VD_BLOCK_SHIFT;
-    uint8_t *buf = io->data + ((size_t)from << VD_BLOCK_SHIFT);
-    uint64_t size = atomic_load(&io->d->size_bytes);
-    ssize_t n = vd_backing_pread(io->d->backing, buf, len, off);
+    uint8_t *buf = io->look.buf + ((size_t)from << VD_BLOCK_SHIFT);
+    uint64_t size = size_of(io);
+    ssize_t n = vd_backing_pread(b, buf, len, off);
     if (n < 0)
         return (int)n;
     count(io->d, C_BACKING_READS, 1);
     count(io->d, C_BACKING_READ_BYTES, (uint64_t)n);
     memset(buf + n, 0, len - (size_t)n);
-    uint64_t end = (size_t)n == len ? off + len : off + (uint64_t)n;
+    uint64_t stop = (size_t)n == len ? off + len : off + (uint64_t)n;
     for (uint32_t i = from; i < to; i++) {
         uint64_t block_end = (io->look.first_block + i + 1) << VD_BLOCK_SHIFT;
-        if (vd_min(block_end, size) <= end)
+        if (vd_min(block_end, size) <= stop)
             bit_set(have, i);
     }
     return 0;
@@ -71,22 +133,23 @@ static int read_run(struct io *io, uint32_t from, uint32_t to, uint64_t *have)
 /* Reads what LOOK did not hit; marks in HAVE what may be admitted. */
 static int read_missing(struct io *io, uint64_t *have)
 {
-    for (uint32_t i = 0; i < io->look.nblocks;) {
+    struct vd_backing *b;
+    int r = backing_of(io, &b);
+    for (uint32_t i = 0; r == 0 && i < io->look.nblocks;) {
         if (bit_test(io->look.hit, i)) {
             i++;
             continue;
         }
-        uint32_t end = i;
-        while (end < io->look.nblocks && !bit_test(io->look.hit, end))
-            end++;
-        int r = read_run(io, i, end, have);
-        if (r < 0)
-            return r;
-        i = end;
+        uint32_t stop = i;
+        while (stop < io->look.nblocks && !bit_test(io->look.hit, stop))
+            stop++;
+        r = read_blocks(io, b, i, stop, have);
+        i = stop;
     }
-    return 0;
+    return r;
 }
 
+static void go_on(struct io *io);
 static void miss_job(struct vd_job *job);
 
 /* The fill we waited for has ended: go on, off that fill's thread. */
@@ -104,9 +167,9 @@ static bool look_again(struct io *io)
 {
     struct vd_cache_read again = {.first_block = io->fill.first_block, .nblocks = io->fill.nblocks};
     uint32_t at = (uint32_t)(io->fill.first_block - io->look.first_block);
-    again.buf = io->data + ((size_t)at << VD_BLOCK_SHIFT);
+    again.buf = io->look.buf + ((size_t)at << VD_BLOCK_SHIFT);
     /* Blocks that were hits and lie between missing ones are copied anew: as good, and simple. */
-    if (vd_cache_read(io->layer, &again) != 0)
+    if (vd_cache_read(io->cache, &again) != 0)
         return false;
     for (uint32_t i = 0; i < again.nblocks; i++) {
         if (bit_test(again.hit, i))
@@ -137,78 +200,101 @@ static void span_missing(struct io *io)
     };
 }
 
-/* With or without the token: read, answer, admit, let go. */
-static void read_and_answer(struct io *io, bool token)
+static void commit(struct io *io, const uint64_t *have)
+{
+    uint32_t at = (uint32_t)(io->fill.first_block - io->look.first_block);
+    uint64_t which[VD_CACHE_WORDS] = {0};
+    for (uint32_t i = 0; i < io->fill.nblocks; i++)
+        if (bit_test(have, at + i))
+            bit_set(which, i);
+    vd_cache_fill_commit(io->cache, &io->fill, io->look.buf + ((size_t)at << VD_BLOCK_SHIFT),
+                         which);
+}
+
+/* With or without the token: read, admit, let go; of the last run: answer before it is admitted. */
+static void read_run(struct io *io, bool token)
 {
     struct vd_disks *ds = io->d->ds;
     uint64_t have[VD_CACHE_WORDS] = {0};
+    bool last = io->at + 1 == io->nruns;
     int r = read_missing(io, have);
-    finish(io, r < 0 ? r : (ssize_t)io->len);
-    if (token && r < 0) {
-        vd_cache_fill_abort(io->layer, &io->fill);
-    } else if (token) {
-        uint32_t at = (uint32_t)(io->fill.first_block - io->look.first_block);
-        uint64_t which[VD_CACHE_WORDS] = {0};
-        for (uint32_t i = 0; i < io->fill.nblocks; i++)
-            if (bit_test(have, at + i))
-                bit_set(which, i);
-        vd_cache_fill_commit(io->layer, &io->fill, io->data + ((size_t)at << VD_BLOCK_SHIFT),
-                             which);
+    if (r < 0 || last)
+        finish(io, r < 0 ? r : (ssize_t)io->len);
+    if (token && r < 0)
+        vd_cache_fill_abort(io->cache, &io->fill);
+    else if (token)
+        commit(io, have);
+    if (r < 0 || last) {
+        end(ds, io);
+        return;
     }
-    vd__disk_io_put(ds, io);
+    io->at++;
+    go_on(io);
 }
 
-static void answer_from_cache(struct io *io)
+static void next_run(struct io *io)
 {
-    struct vd_disks *ds = io->d->ds;
-    count(io->d, C_COALESCED, 1);
-    finish(io, (ssize_t)io->len);
-    vd__disk_io_put(ds, io);
+    if (++io->at == io->nruns)
+        finish_and_end(io, (ssize_t)io->len);
+    else
+        go_on(io);
 }
 
+/* In the lane, with a run of which blocks are missing. */
 static void miss(struct io *io)
 {
     span_missing(io);
     if (io->waited) {
         if (look_again(io)) {
-            answer_from_cache(io);
+            io->joined = true;
+            next_run(io);
             return;
         }
         span_missing(io);
         io->fill.ready = NULL; /* waited once: do not wait again */
     }
-    int r = vd_cache_fill_begin(io->layer, &io->fill);
+    int r = vd_cache_fill_begin(io->cache, &io->fill);
     if (r == 1)
         return; /* fill_ready goes on */
     if (r == 0 && look_again(io)) {
-        vd_cache_fill_abort(io->layer, &io->fill);
-        answer_from_cache(io);
+        vd_cache_fill_abort(io->cache, &io->fill);
+        io->joined = true;
+        next_run(io);
         return;
     }
-    read_and_answer(io, r == 0);
-}
-
-static void past(struct io *io)
-{
-    struct vd_disks *ds = io->d->ds;
-    uint64_t skip = io->off % VD_BLOCK_SIZE;
-    ssize_t n = vd_backing_pread(io->d->backing, io->data + skip, io->len, io->off);
-    if (n >= 0) {
-        count(io->d, C_BACKING_READS, 1);
-        count(io->d, C_BACKING_READ_BYTES, (uint64_t)n);
-    }
-    finish(io, n);
-    vd__disk_io_put(ds, io);
+    read_run(io, r == 0);
 }
 
 static void miss_job(struct vd_job *job)
 {
-    miss(vd_container_of(job, struct io, job));
+    struct io *io = vd_container_of(job, struct io, job);
+    io->in_lane = true;
+    miss(io);
 }
 
-static void past_job(struct vd_job *job)
+/* A plain disk without a place in the cache: what the file says, whatever size we know of. */
+static void past(struct io *io)
 {
-    past(vd_container_of(job, struct io, job));
+    uint64_t skip = io->off % VD_BLOCK_SIZE;
+    ssize_t n = vd_backing_pread(io->view->live->backing, io->data + skip, io->len, io->off);
+    if (n >= 0) {
+        count(io->d, C_BACKING_READS, 1);
+        count(io->d, C_BACKING_READ_BYTES, (uint64_t)n);
+    } else {
+        count(io->d, C_ERRORS, 1);
+    }
+    struct vd_disks *ds = io->d->ds;
+    io->done(io->user, n, n >= 0 ? io->data + skip : NULL);
+    end(ds, io);
+}
+
+static void start(struct io *io);
+
+static void again_job(struct vd_job *job)
+{
+    struct io *io = vd_container_of(job, struct io, job);
+    io->in_lane = true;
+    start(io);
 }
 
 /* Runs the part that may wait for the backing: here while the lane lets us in, else on its threads.
@@ -227,27 +313,22 @@ static void run_or_queue(struct io *io, void (*run)(struct vd_job *job))
     vd_lane_leave(lane, began);
 }
 
-static void missed(struct io *io)
-{
-    uint64_t hit = hit_bytes(io);
-    count(io->d, C_MISSES, 1);
-    if (hit)
-        count(io->d, C_HIT_BYTES, hit);
-    count(io->d, C_MISS_BYTES, io->len - hit);
-    run_or_queue(io, miss_job);
-}
-
 static void looked(struct io *io)
 {
-    struct vd_disks *ds = io->d->ds; /* the disk may be gone once it is answered */
-    if (io->look.nhit != io->look.nblocks) {
-        missed(io);
+    if (io->look.nhit == io->look.nblocks) {
+        if (io->missed)
+            count_hits(io);
+        next_run(io);
         return;
     }
-    count(io->d, C_HITS, 1);
-    count(io->d, C_HIT_BYTES, io->len);
-    finish(io, (ssize_t)io->len);
-    vd__disk_io_put(ds, io);
+    if (!io->missed) /* so far every byte was a hit */
+        io->hit_bytes = bytes_of(io, 0, run_of(io)->at);
+    io->missed = true;
+    count_hits(io);
+    if (io->in_lane)
+        miss(io);
+    else
+        run_or_queue(io, miss_job);
 }
 
 static void look_done(struct vd_cache_read *r)
@@ -255,41 +336,125 @@ static void look_done(struct vd_cache_read *r)
     looked(vd_container_of(r, struct io, look));
 }
 
-void vd__disk_read(struct vd_disk *d, uint64_t off, size_t len, vd_disk_done done, void *user)
+static void begin_run(struct io *io)
 {
-    struct vd_cache_layer *layer = atomic_load_explicit(&d->layer, memory_order_acquire);
-    if (layer) {
-        uint64_t size = atomic_load(&d->size_bytes);
-        if (off >= size) {
-            done(user, 0, NULL);
+    const struct run *run = run_of(io);
+    io->look.first_block = (io->off >> VD_BLOCK_SHIFT) + run->at;
+    io->look.nblocks = run->n;
+    io->look.buf = io->data + ((size_t)run->at << VD_BLOCK_SHIFT);
+    io->look.nhit = 0;
+    memset(io->look.hit, 0, sizeof(io->look.hit));
+    io->look.done = look_done;
+    io->waited = false;
+}
+
+static void zero_run(struct io *io)
+{
+    const struct run *run = run_of(io);
+    memset(io->data + ((size_t)run->at << VD_BLOCK_SHIFT), 0, (size_t)run->n << VD_BLOCK_SHIFT);
+    if (io->missed)
+        io->hit_bytes += bytes_of(io, run->at, run->at + run->n);
+    next_run(io);
+}
+
+/* Works on the run that io->at names, and on those behind it. */
+static void go_on(struct io *io)
+{
+    const struct run *run = run_of(io);
+    if (run->kind == RUN_ZERO) {
+        zero_run(io);
+        return;
+    }
+    io->cache = NULL;
+    if (run->kind == RUN_LIVE)
+        io->cache = atomic_load_explicit(&io->view->live->cache, memory_order_acquire);
+    else if (vd__frozen_cache(run->frozen, io->in_lane, &io->cache) < 0)
+        io->cache = NULL;
+    begin_run(io);
+    if (io->cache) {
+        if (vd_cache_read(io->cache, &io->look) == 0)
+            looked(io);
+        return;
+    }
+    if (!io->in_lane) {
+        run_or_queue(io, again_job);
+        return;
+    }
+    if (!io->missed)
+        io->hit_bytes = bytes_of(io, 0, run->at);
+    io->missed = true;
+    read_run(io, false);
+}
+
+/* With a view, and a length that may still go past the end. */
+static void start(struct io *io)
+{
+    struct vd_disk *d = io->d;
+    bool plain = !io->view->live->lm;
+    io->missed = io->joined = false;
+    io->hit_bytes = 0;
+    if (plain && !atomic_load_explicit(&io->view->live->cache, memory_order_acquire)) {
+        if (!io->in_lane) {
+            run_or_queue(io, again_job);
             return;
         }
-        len = (size_t)vd_min((uint64_t)len, size - off);
+        count(d, C_BYPASSED, 1);
+        past(io);
+        return;
     }
-    uint32_t nblocks = (uint32_t)vd_blocks_touched(off, len);
-    struct io *io = vd__disk_io_get(d->ds, nblocks);
+    uint64_t size = atomic_load(&d->size_bytes);
+    if (io->off >= size) {
+        io->len = 0;
+        finish_and_end(io, 0);
+        return;
+    }
+    io->len = (size_t)vd_min((uint64_t)io->len, size - io->off);
+    int r = vd__runs_find(io, io->in_lane);
+    if (r == -EAGAIN)
+        run_or_queue(io, again_job);
+    else if (r < 0)
+        finish_and_end(io, r == -EUCLEAN ? -EIO : r);
+    else
+        go_on(io);
+}
+
+static void start_job(struct vd_job *job)
+{
+    struct io *io = vd_container_of(job, struct io, job);
+    struct vd_disk *d = io->d;
+    io->in_lane = true;
+    char why[VD_META_WHY] = "";
+    if (atomic_load(&d->state) == VD_OWNER_NONE) {
+        int r = vd__disk_follow(d, why);
+        if (r < 0) {
+            vd_log_error("%s: cannot be read: %s", d->path, why[0] ? why : strerror(-r));
+            finish_and_end(io, -EIO);
+            return;
+        }
+    }
+    io->view = vd__view_get(d, &io->shard);
+    start(io);
+}
+
+void vd__disk_read(struct vd_disk *d, uint64_t off, size_t len, vd_disk_done done, void *user)
+{
+    struct io *io = vd__disk_io_get(d->ds, (uint32_t)vd_blocks_touched(off, len));
     if (!io) {
         done(user, -ENOMEM, NULL);
         return;
     }
     io->d = d;
-    io->layer = layer;
     io->off = off;
     io->len = len;
     io->done = done;
     io->user = user;
-    io->waited = false;
-    if (!layer) {
-        count(d, C_BYPASSED, 1);
-        run_or_queue(io, past_job);
+    io->in_lane = false;
+    io->view = NULL;
+    if (atomic_load_explicit(&d->state, memory_order_acquire) == VD_OWNER_NONE &&
+        !vd_id_is_zero(&d->uuid)) {
+        run_or_queue(io, start_job);
         return;
     }
-    io->look.first_block = off >> VD_BLOCK_SHIFT;
-    io->look.nblocks = nblocks;
-    io->look.buf = io->data;
-    io->look.nhit = 0;
-    memset(io->look.hit, 0, sizeof(io->look.hit));
-    io->look.done = look_done;
-    if (vd_cache_read(layer, &io->look) == 0)
-        looked(io);
+    io->view = vd__view_get(d, &io->shard);
+    start(io);
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The way of a change: write, zero, truncate, flush.
+ * The way of a change: write, zero, truncate. What follows is for a plain disk; one with layers goes by cow.c.
  *
  *   own       a change of a disk that is not owned exclusively owns it first (own.c), on a lane
  *             thread
+ *   gate      it waits while a snapshot is taken (pause.c)
  *   begin     the cache drops its copies of the blocks and refuses fills of them
  *   backing   the file is changed
  *   end       whole blocks of a write that was alone on them are admitted (writethrough), the
@@ -13,9 +14,6 @@
  * A write runs on the calling worker, which borrows the data, while the lane lets it in; otherwise
  * the data are copied and the write is queued. Everything else is always queued: it may wait for
  * the device.
- *
- * An fsync that fails may have lost pages that the cache was given: from then on nothing cached of
- * the disk is trusted (sync_failed, looked at by the detach too).
  */
 #include "disk.h"
 
@@ -54,14 +52,14 @@ static void raise_size(struct vd_disk *d, uint64_t end)
 
 /* Takes the size from the file. To lower ours counts as a truncation: a write that raised it since
  * we asked must notice. */
-static void ask_size(struct vd_disk *d)
+static void ask_size(struct vd_disk *d, struct live *live)
 {
     struct stat st;
     pthread_mutex_lock(&d->size_mu);
-    int r = vd_backing_stat(d->backing, &st);
+    int r = vd_backing_stat(live->backing, &st);
     if (r == 0 && (uint64_t)st.st_size < atomic_load(&d->size_bytes)) {
         atomic_fetch_add(&d->truncations, 1);
-        if (vd_backing_stat(d->backing, &st) == 0)
+        if (vd_backing_stat(live->backing, &st) == 0)
             atomic_store(&d->size_bytes, (uint64_t)st.st_size);
         atomic_fetch_add(&d->truncations, 1);
     } else if (r == 0) {
@@ -73,12 +71,12 @@ static void ask_size(struct vd_disk *d)
 /* After a change that began when d->truncations was BEGAN and that left the file at least END long.
  * Where a truncation overtook it, in the file or in our number, the file is asked; so it is where
  * the change FAILED, perhaps half done. */
-static void grow_to(struct vd_disk *d, unsigned began, uint64_t end, bool failed)
+static void grow_to(struct vd_disk *d, struct live *live, unsigned began, uint64_t end, bool failed)
 {
     if (!failed)
         raise_size(d, end);
     if (failed || began & 1 || atomic_load(&d->truncations) != began)
-        ask_size(d);
+        ask_size(d, live);
 }
 
 /* Ends W; BUF holds the LEN bytes that the backing now holds at OFF, or is NULL after a failure. */
@@ -95,74 +93,84 @@ static void end_write(struct vd_disk *d, struct vd_cache_layer *layer, struct vd
         vd_cache_write_end(layer, w, NULL, 0, 0);
 }
 
-static ssize_t write_now(struct vd_disk *d, uint64_t off, const void *data, size_t len)
+static ssize_t plain_write(struct vd_disk *d, struct live *live, uint64_t off, const void *data,
+                           size_t len)
 {
-    struct vd_cache_layer *layer = atomic_load_explicit(&d->layer, memory_order_acquire);
+    struct vd_cache_layer *cache = atomic_load_explicit(&live->cache, memory_order_acquire);
     struct vd_cache_write w = {.first_block = off >> VD_BLOCK_SHIFT,
                                .nblocks = vd_blocks_touched(off, len)};
-    if (layer)
-        vd_cache_write_begin(layer, &w);
+    if (cache)
+        vd_cache_write_begin(cache, &w);
     unsigned began = atomic_load(&d->truncations);
-    ssize_t n = vd_backing_pwrite(d->backing, data, len, off);
-    grow_to(d, began, off + len, n != (ssize_t)len);
-    if (layer)
-        end_write(d, layer, &w, n == (ssize_t)len ? data : NULL, off, len);
+    ssize_t n = vd_backing_pwrite(live->backing, data, len, off);
+    grow_to(d, live, began, off + len, n != (ssize_t)len);
+    if (cache)
+        end_write(d, cache, &w, n == (ssize_t)len ? data : NULL, off, len);
     return n;
 }
 
-static int zero_now(struct vd_disk *d, enum vd_zero_mode mode, uint64_t off, uint64_t len)
+static int plain_zero(struct vd_disk *d, struct live *live, enum vd_zero_mode mode, uint64_t off,
+                      uint64_t len)
 {
-    struct vd_cache_layer *layer = atomic_load_explicit(&d->layer, memory_order_acquire);
+    struct vd_cache_layer *cache = atomic_load_explicit(&live->cache, memory_order_acquire);
     struct vd_cache_write w = {.first_block = off >> VD_BLOCK_SHIFT,
                                .nblocks = vd_blocks_touched(off, len)};
     bool contents = mode != VD_ALLOC_KEEP && mode != VD_ALLOC_EXTEND;
-    if (layer && contents)
-        vd_cache_write_begin(layer, &w);
+    if (cache && contents)
+        vd_cache_write_begin(cache, &w);
     unsigned began = atomic_load(&d->truncations);
-    int r = vd_backing_zero(d->backing, mode, off, len);
+    int r = vd_backing_zero(live->backing, mode, off, len);
     if (mode == VD_ZERO_EXTEND || mode == VD_ALLOC_EXTEND)
-        grow_to(d, began, off + len, r < 0);
-    if (layer && contents)
-        vd_cache_write_end(layer, &w, NULL, 0, 0);
+        grow_to(d, live, began, off + len, r < 0);
+    if (cache && contents)
+        vd_cache_write_end(cache, &w, NULL, 0, 0);
     return r;
 }
 
 /* Blocks from the lower of both sizes on change: what is cut off, and the tail block. */
-static int truncate_now(struct vd_disk *d, uint64_t size)
+static int plain_truncate(struct vd_disk *d, struct live *live, uint64_t size)
 {
-    struct vd_cache_layer *layer = atomic_load_explicit(&d->layer, memory_order_acquire);
+    struct vd_cache_layer *cache = atomic_load_explicit(&live->cache, memory_order_acquire);
     uint64_t old = atomic_load(&d->size_bytes);
     struct vd_cache_write w = {.first_block = vd_min(size, old) >> VD_BLOCK_SHIFT};
     w.nblocks = UINT64_MAX - w.first_block;
-    if (layer)
-        vd_cache_write_begin(layer, &w);
+    if (cache)
+        vd_cache_write_begin(cache, &w);
     pthread_mutex_lock(&d->size_mu);
     atomic_fetch_add(&d->truncations, 1);
-    int r = vd_backing_truncate(d->backing, size);
+    int r = vd_backing_truncate(live->backing, size);
     if (r == 0)
         atomic_store(&d->size_bytes, size);
     atomic_fetch_add(&d->truncations, 1);
     pthread_mutex_unlock(&d->size_mu);
-    if (layer)
-        vd_cache_write_end(layer, &w, NULL, 0, 0);
+    if (cache)
+        vd_cache_write_end(cache, &w, NULL, 0, 0);
     return r;
 }
 
-/* A kernel reports a failed write-back once, and what it dropped then is lost: so a flush that has failed
- * goes on failing until the disk is closed, for every client. */
-static int flush_now(struct vd_disk *d, bool data_only)
+/* Behind the gate: one change, of a plain disk or one with layers. */
+static ssize_t write_now(struct vd_disk *d, uint64_t off, const void *data, size_t len)
 {
-    if (atomic_load(&d->sync_failed))
-        return -EIO;
-    int r = vd_backing_sync(d->backing, data_only);
-    if (r == 0)
-        return 0;
-    struct vd_cache_layer *layer = atomic_load_explicit(&d->layer, memory_order_acquire);
-    if (!atomic_exchange(&d->sync_failed, true))
-        vd_log_error("%s: flush failed: %s; what was cached of it is dropped", d->path,
-                     strerror(-r));
-    if (layer)
-        vd_cache_layer_drop(layer);
+    unsigned shard;
+    struct view *v = vd__view_get(d, &shard);
+    ssize_t n = v->live->lm ? vd__cow_write(d, v, off, data, len)
+                            : plain_write(d, v->live, off, data, len);
+    vd__view_put(v, shard);
+    return n;
+}
+
+static int change_now(struct vd_disk *d, const struct io *io)
+{
+    unsigned shard;
+    struct view *v = vd__view_get(d, &shard);
+    enum vd_zero_mode mode = (enum vd_zero_mode)io->arg;
+    int r;
+    if (io->kind == IO_ZERO)
+        r = v->live->lm ? vd__cow_zero(d, v, mode, io->off, io->len)
+                        : plain_zero(d, v->live, mode, io->off, io->len);
+    else
+        r = v->live->lm ? vd__cow_truncate(d, v, io->off) : plain_truncate(d, v->live, io->off);
+    vd__view_put(v, shard);
     return r;
 }
 
@@ -173,23 +181,24 @@ static void answer(struct vd_disk *d, vd_disk_done done, void *user, ssize_t res
     done(user, result, NULL);
 }
 
+/* The result of IO; or -EINPROGRESS: the gate is shut, IO will be queued again. */
 static ssize_t run_change(struct io *io)
 {
     struct vd_disk *d = io->d;
-    int r = io->kind == IO_FLUSH ? 0 : own_for_change(d);
+    if (io->kind == IO_FLUSH)
+        return vd__disk_flush_now(d, io->arg);
+    if (io->kind == IO_SEEK)
+        return vd__disk_seek_now(d, io->off, io->arg);
+    int r = own_for_change(d);
+    unsigned shard;
     if (r < 0)
         return r;
-    switch (io->kind) {
-    case IO_WRITE:
-        return write_now(d, io->off, io->data, io->len);
-    case IO_FLUSH:
-        return flush_now(d, io->arg);
-    case IO_ZERO:
-        return zero_now(d, (enum vd_zero_mode)io->arg, io->off, io->len);
-    case IO_TRUNCATE:
-        return truncate_now(d, io->off);
-    }
-    return -EINVAL;
+    if (!vd__change_enter(d, io, &shard))
+        return -EINPROGRESS;
+    ssize_t n =
+        io->kind == IO_WRITE ? write_now(d, io->off, io->data, io->len) : change_now(d, io);
+    vd__change_leave(d, shard);
+    return n;
 }
 
 static void change_job(struct vd_job *job)
@@ -197,6 +206,8 @@ static void change_job(struct vd_job *job)
     struct io *io = vd_container_of(job, struct io, job);
     struct vd_disk *d = io->d;
     ssize_t result = run_change(io);
+    if (result == -EINPROGRESS)
+        return;
     vd_disk_done done = io->done;
     void *user = io->user;
     vd__disk_io_put(d->ds, io);
@@ -240,11 +251,18 @@ void vd__disk_write(struct vd_disk *d, uint64_t off, const void *data, size_t le
     count(d, C_WRITES, 1);
     count(d, C_WRITE_BYTES, len);
     uint64_t began;
+    unsigned shard;
     if (atomic_load(&d->state) != VD_OWNER_EXCLUSIVE || !vd_lane_enter(d->lane, &began)) {
         put_off(d, IO_WRITE, 0, off, len, data, done, user);
         return;
     }
     struct vd_lane *lane = d->lane;
-    answer(d, done, user, write_now(d, off, data, len));
+    if (vd__change_enter(d, NULL, &shard)) {
+        ssize_t n = write_now(d, off, data, len);
+        vd__change_leave(d, shard);
+        answer(d, done, user, n);
+    } else {
+        put_off(d, IO_WRITE, 0, off, len, data, done, user);
+    }
     vd_lane_leave(lane, began); /* last: it may run other requests */
 }

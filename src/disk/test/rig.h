@@ -21,8 +21,10 @@ struct rig {
 };
 
 /* Makes the folder; rig_mount opens everything, rig_umount closes it all, rig_free removes the
- * folder. */
+ * folder. The try_ ones only return the error: what a test forks never touches libcheck
+ * (meta/test/meta_test.h has why). */
 void rig_init(struct rig *r);
+int rig_try_mount(struct rig *r);
 void rig_mount(struct rig *r);
 void rig_umount(struct rig *r);
 void rig_free(struct rig *r);
@@ -30,6 +32,7 @@ void rig_free(struct rig *r);
 /* A file of SIZE zero bytes in the source. */
 void rig_make(struct rig *r, const char *name, uint64_t size);
 /* Opens it as a disk. */
+int rig_try_open(struct rig *r, const char *name, struct vd_disk **ret_d);
 struct vd_disk *rig_open(struct rig *r, const char *name);
 /* Releases the disk and waits until it is detached. */
 void rig_close(struct rig *r, struct vd_disk *d);
@@ -49,6 +52,7 @@ struct vd_disk_stats rig_stats(struct vd_disk *d);
 /* xorshift; seeds are fixed and printed by who uses them. */
 uint64_t rig_random(uint64_t *state);
 
+void add_layers_tests(Suite *s);
 void add_model_tests(Suite *s);
 void add_race_tests(Suite *s);
 void add_size_tests(Suite *s);

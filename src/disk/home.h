@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef VD_DISK_HOME_H
+#define VD_DISK_HOME_H
+
+#include "disk.h"
+
+/* At the detach, with the exclusive lock: a disk that was flattened gets its file back. What fails is logged, and tried again at the next. */
+void vd__move_home(struct vd_disk *d);
+
+/* The mark (vd_layered_get) of a file that was a disk's before another took its place. */
+extern const struct vd_id vd__moved;
+
+#endif

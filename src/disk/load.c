@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * From a disk's metadata to its view. Done when the lock on the disk's file has just been taken, and,
+ * while another mount owns the disk to write, before each read: that mount may write, take snapshots,
+ * flatten.
+ */
+#include "disk.h"
+
+#include <string.h>
+
+#include "vd_log.h"
+#include "vd_time.h"
+
+static int records_of(struct vd_meta *m, struct vd_disk_record *ret_disk,
+                      struct vd_layer_record *ret_layer, struct vd_view_record *ret_view,
+                      bool *ret_layered, char why[VD_META_WHY])
+{
+    int r = vd_meta_get_disk(m, ret_disk);
+    if (r == 0)
+        r = vd_meta_get_layer(m, 0, ret_layer);
+    if (r == 0) {
+        r = vd_meta_get_view(m, ret_view);
+        *ret_layered = r == 0;
+        if (r == -ENOENT)
+            r = 0;
+    }
+    if (r == -EUCLEAN)
+        snprintf(why, VD_META_WHY, "%s", vd_meta_why(m));
+    return r;
+}
+
+/* The file that holds the live layer's blocks. Taken from the folder of layers it is *RET_OWN false. */
+static int live_file(struct vd_disk *d, const struct vd_view_record *view,
+                     const struct vd_layer_record *layer, struct vd_backing **ret_b, bool *ret_own, char why[VD_META_WHY])
+{
+    vd_cleanup_close int fd = -1;
+    *ret_b = d->backing;
+    *ret_own = true;
+    if (view->home == VD_HOME_FILE)
+        return 0;
+    struct stat st;
+    int r = vd_backing_stat(d->backing, &st);
+    if (r == 0 && view->moving && st.st_ino == layer->identity.ino)
+        return 0; /* it is the disk's file already */
+    if (r == 0)
+        r = vd_layer_open(d->ds->config.meta, &layer->disk_id, d->backing->writable, &fd);
+    if (r < 0) {
+        char rel[128];
+        vd_layer_rel(&layer->disk_id, rel, sizeof(rel));
+        snprintf(why, VD_META_WHY, "%s: %s; it holds what was written last: restore it from a backup, or run "
+                 "`vdisk revert` to a snapshot", rel, strerror(-r));
+        return r == -ENOENT ? -EUCLEAN : r;
+    }
+    *ret_own = false;
+    return vd_backing_file_open(fd, d->backing->writable, d->ds->config.backing_direct, ret_b);
+}
+
+static int load_chains(struct vd_disk *d, const struct vd_view_record *view, struct chain **chains,
+                       char why[VD_META_WHY])
+{
+    int r = 0;
+    for (unsigned i = 0; i < view->nmaps && r == 0; i++) {
+        struct vd_map *map;
+        r = vd_map_get(d->ds->maps, &view->maps[i], &map, why);
+        if (r == -ENOENT) {
+            char hex[VD_ID_HEX];
+            vd_id_hex(&view->maps[i], hex);
+            snprintf(why, VD_META_WHY, "maps/%s.map: it is missing; restore it from a backup", hex);
+            r = -EUCLEAN;
+        }
+        if (r == 0)
+            r = vd__chain_get(d->ds, map, &chains[i], why);
+    }
+    return r;
+}
+
+static int layered_view(struct vd_disk *d, const struct vd_disk_record *disk,
+                        const struct vd_layer_record *layer, const struct vd_view_record *rec, struct view **ret_v,
+                        char why[VD_META_WHY])
+{
+    struct chain *chains[VD_VIEW_MAPS] = {NULL};
+    struct vd_backing *b = NULL;
+    bool own = true;
+    struct vd_live_map *lm = NULL;
+    struct live *live = NULL;
+    struct vd_id boot;
+    int r = vd_boot_id(&boot);
+    if (r == 0)
+        r = load_chains(d, rec, chains, why);
+    if (r == 0)
+        r = live_file(d, rec, layer, &b, &own, why);
+    bool all = disk->clean || vd_id_eq(&boot, &disk->boot_id);
+    if (r == 0)
+        r = vd_live_map_open(d->ds->maps, &rec->live_map,
+                             all ? VD_MAP_TRUST_ALL : VD_MAP_TRUST_MARKED, &lm, why);
+    if (r == -ENOENT) {
+        snprintf(why, VD_META_WHY, "its live map is missing; restore .vdiskfs/maps from a backup");
+        r = -EUCLEAN;
+    }
+    if (r == 0) {
+        live = vd__live_new(&disk->live_disk_id, b, own, lm);
+        r = live ? 0 : -ENOMEM;
+    }
+    if (r == 0) {
+        *ret_v = vd__view_new(live, chains, rec->nmaps);
+        r = *ret_v ? 0 : -ENOMEM;
+    }
+    if (r == 0)
+        return 0;
+    if (live) {
+        vd__live_unref(d, live);
+    } else {
+        vd_live_map_close(lm);
+        if (!own)
+            vd_backing_close(b);
+    }
+    for (unsigned i = 0; i < VD_VIEW_MAPS; i++)
+        vd__chain_put(d->ds, chains[i]);
+    return r;
+}
+
+static int plain_view(struct vd_disk *d, const struct vd_id *disk_id, struct view **ret_v)
+{
+    struct live *live = vd__live_new(disk_id, d->backing, true, NULL);
+    if (!live)
+        return -ENOMEM;
+    *ret_v = vd__view_new(live, NULL, 0);
+    if (*ret_v)
+        return 0;
+    vd__live_unref(d, live);
+    return -ENOMEM;
+}
+
+static int check_file(struct vd_disk *d, uint64_t ino, char why[VD_META_WHY])
+{
+    struct stat st;
+    int r = vd_backing_stat(d->backing, &st);
+    if (r == 0 && st.st_ino != ino && st.st_nlink == 0) {
+        snprintf(why, VD_META_WHY, "another mount has put a new file in its place; open it again");
+        r = -ESTALE;
+    }
+    return r;
+}
+
+int vd__disk_load(struct vd_disk *d, struct vd_meta *m, char why[VD_META_WHY])
+{
+    struct vd_disk_record disk;
+    struct vd_layer_record layer;
+    struct vd_view_record view;
+    bool layered = false;
+    int r = records_of(m, &disk, &layer, &view, &layered, why);
+    if (r < 0)
+        return r;
+    d->moving = layered && view.moving;
+    r = check_file(d, layered && !view.moving ? view.file_ino : layer.identity.ino, why);
+    struct view *old = atomic_load(&d->view), *v = NULL;
+    if (r < 0)
+        return r;
+    if (!layered && old && !old->live->lm && vd_id_eq(&old->live->disk_id, &layer.disk_id))
+        return 0;
+    r = layered ? layered_view(d, &disk, &layer, &view, &v, why) : plain_view(d, &layer.disk_id, &v);
+    if (r < 0)
+        return r;
+    if (layered)
+        atomic_store(&d->size_bytes, vd_live_map_size(v->live->lm));
+    pthread_mutex_lock(&d->mu);
+    d->parent = layered ? view.parent : (struct vd_id){0};
+    pthread_mutex_unlock(&d->mu);
+    vd__view_publish(d, v);
+    return 0;
+}
+
+int vd__disk_begin_changes(struct vd_disk *d)
+{
+    struct live *l = vd__live(d);
+    struct stat st;
+    if (!l->lm || l->begun)
+        return 0;
+    uint64_t size = vd_live_map_size(l->lm);
+    int r = vd_backing_sync(l->backing, true);
+    if (r == 0)
+        r = vd_live_map_begin(l->lm);
+    if (r == 0)
+        r = vd_backing_stat(l->backing, &st);
+    /* A writer died between the size in the map and the file's. */
+    if (r == 0 && (uint64_t)st.st_size != size)
+        r = vd_backing_truncate(l->backing, size);
+    l->begun = r == 0;
+    return r;
+}
+
+/* ---- following another mount ---- */
+
+static int stamp_of(struct vd_disk *d, struct meta_stamp *ret_s)
+{
+    struct stat st;
+    int r = vd_meta_stat(d->ds->config.meta, &d->uuid, &st);
+    if (r == 0)
+        *ret_s = (struct meta_stamp){.ino = st.st_ino,
+                                     .size_bytes = (uint64_t)st.st_size,
+                                     .mtime_ns = vd_timespec_ns(st.st_mtim),
+                                     .ctime_ns = vd_timespec_ns(st.st_ctim)};
+    return r;
+}
+
+static bool same_stamp(const struct meta_stamp *a, const struct meta_stamp *b)
+{
+    return a->ino == b->ino && a->size_bytes == b->size_bytes && a->mtime_ns == b->mtime_ns &&
+           a->ctime_ns == b->ctime_ns;
+}
+
+static int follow(struct vd_disk *d, const struct meta_stamp *now, char why[VD_META_WHY])
+{
+    vd_cleanup(vd_meta_close_p) struct vd_meta *m = NULL;
+    int r = vd_meta_open(d->ds->config.meta, &d->uuid, VD_META_READ, &m, why);
+    if (r == 0)
+        r = vd__disk_load(d, m, why);
+    if (r < 0)
+        return r;
+    pthread_mutex_lock(&d->mu);
+    d->stamp = *now;
+    pthread_mutex_unlock(&d->mu);
+    return 0;
+}
+
+int vd__disk_follow(struct vd_disk *d, char why[VD_META_WHY])
+{
+    struct meta_stamp now;
+    int r = stamp_of(d, &now);
+    if (r < 0)
+        return r == -ENOENT ? 0 : r; /* it was removed: the file is all there is */
+    unsigned shard;
+    struct view *v = vd__view_get(d, &shard);
+    bool plain = !v->live->lm;
+    vd__view_put(v, shard);
+    pthread_mutex_lock(&d->mu);
+    bool same = plain && same_stamp(&now, &d->stamp);
+    pthread_mutex_unlock(&d->mu);
+    if (same)
+        return 0;
+    pthread_mutex_lock(&d->own_mu);
+    /* A map's log says nothing in the metadata: of a disk with layers all is read again. */
+    if (atomic_load(&d->state) == VD_OWNER_NONE)
+        r = follow(d, &now, why);
+    pthread_mutex_unlock(&d->own_mu);
+    return r;
+}

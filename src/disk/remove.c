@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Removal: of a disk, of what is known of it, and of what nothing refers to any more.
+ *
+ * A disk goes with its last name that a user gave it. Others may stand on its layers: then it is
+ * refused, with their names, before the name goes. Its metadata goes to the trash, which is the
+ * instant at which it stops to refer; its layers and maps are swept when no disk refers to them.
+ */
+#include <fcntl.h>
+#include <string.h>
+#include <sys/xattr.h>
+
+#include "freeze.h"
+#include "home.h"
+#include "vd_log.h"
+#include "vd_step.h"
+
+/* ---- what is done later ---- */
+
+struct forget_job {
+    struct vd_job job;
+    struct vd_disks *ds;
+    struct vd_cache_key key;
+};
+
+static void forget_run(struct vd_job *job)
+{
+    struct forget_job *f = vd_container_of(job, struct forget_job, job);
+    vd_cache_forget(f->ds->config.cache, &f->key);
+    free(f);
+}
+
+void vd__disk_forget_later(struct vd_disks *ds, const struct vd_cache_key *key)
+{
+    struct forget_job *f = calloc(1, sizeof(*f));
+    if (!f)
+        return; /* the slots are evicted in time */
+    f->job.run = forget_run;
+    f->ds = ds;
+    f->key = *key;
+    vd_lane_queue(ds->reaper, &f->job);
+}
+
+struct sweep_job {
+    struct vd_job job;
+    struct vd_disks *ds;
+};
+
+int vd_disks_sweep(struct vd_disks *ds, char ret_why[VD_META_WHY])
+{
+    ret_why[0] = '\0';
+    return ds->config.meta ? vd_meta_sweep(ds->config.meta, ds->maps, false, NULL, NULL, ret_why) : 0;
+}
+
+static void sweep_run(struct vd_job *job)
+{
+    struct sweep_job *s = vd_container_of(job, struct sweep_job, job);
+    char why[VD_META_WHY];
+    atomic_store(&s->ds->sweeping, false); /* what is removed from now on wants another */
+    int r = vd_disks_sweep(s->ds, why);
+    if (r < 0 && r != -EBUSY)
+        vd_log_note("what no disk refers to is kept for now: %s", why[0] ? why : strerror(-r));
+    free(s);
+}
+
+void vd__sweep_later(struct vd_disks *ds)
+{
+    if (atomic_exchange(&ds->sweeping, true))
+        return;
+    struct sweep_job *s = calloc(1, sizeof(*s));
+    if (!s) {
+        atomic_store(&ds->sweeping, false);
+        return;
+    }
+    s->job.run = sweep_run;
+    s->job.slow = true;
+    s->ds = ds;
+    vd_lane_queue(ds->keeper, &s->job);
+}
+
+/* ---- a disk whose last name went ---- */
+
+struct gone_job {
+    struct vd_job job;
+    struct vd_disks *ds;
+    int fd;
+};
+
+static void forget_live(struct vd_disks *ds, struct vd_meta *m)
+{
+    struct vd_disk_record disk;
+    struct vd_cache_witness w;
+    if (!ds->config.cache || vd_meta_get_disk(m, &disk) < 0 ||
+        vd_cache_witness_load(ds->config.cache, &disk.live_disk_id, &w) < 0)
+        return;
+    struct vd_cache_key key = {.disk_id = disk.live_disk_id, .generation = w.generation};
+    vd_cache_forget(ds->config.cache, &key);
+}
+
+/* Metadata and slots of a disk that nobody has open and that has no name left. */
+static void gone_run(struct vd_job *job)
+{
+    struct gone_job *g = vd_container_of(job, struct gone_job, job);
+    struct vd_disks *ds = g->ds;
+    struct vd_id uuid, live;
+    bool made, layered = vd_layered_get(g->fd, &live) == 0;
+    char why[VD_META_WHY];
+    int r = vd_meta_bind(ds->config.meta, g->fd, "", false, &uuid, &made, why);
+    if (r == 0) {
+        vd_cleanup(vd_meta_close_p) struct vd_meta *m = NULL;
+        r = vd_meta_open(ds->config.meta, &uuid, VD_META_READ, &m, why);
+        if (r == 0)
+            forget_live(ds, m);
+        vd_meta_close(vd_steal_ptr(m));
+        r = vd_meta_remove(ds->config.meta, &uuid);
+    }
+    if (r < 0 && r != -ENOENT && r != -ESTALE)
+        vd_log_warning("metadata of a removed disk stays behind: %s", strerror(-r));
+    else if (layered)
+        vd__sweep_later(ds);
+    close(g->fd);
+    free(g);
+}
+
+void vd_disks_gone(struct vd_disks *ds, int path_fd)
+{
+    struct stat st;
+    struct vd_disk *d;
+    struct vd_id live;
+    if (!ds->config.meta || fstatat(path_fd, "", &st, AT_EMPTY_PATH) < 0)
+        return;
+    /* One with layers has one name of its user's, and maybe one among the layers. */
+    if (st.st_nlink > 0 && vd_layered_get(path_fd, &live) < 0)
+        return;
+    if (vd_disks_find(ds, st.st_dev, st.st_ino, &d) == 0) {
+        atomic_store(&d->gone, true); /* the detach sees it */
+        vd_disk_put(d);
+        return;
+    }
+    char path[32];
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", path_fd);
+    struct gone_job *g = calloc(1, sizeof(*g));
+    if (!g)
+        return;
+    g->fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    if (g->fd < 0) {
+        free(g);
+        return;
+    }
+    g->job.run = gone_run;
+    g->ds = ds;
+    vd_lane_queue(ds->reaper, &g->job);
+}
+
+/* ---- may it go? ---- */
+
+struct children {
+    char *why;
+    unsigned n;
+};
+
+static int add_child(void *user, const struct vd_id *uuid, const char *path)
+{
+    struct children *c = user;
+    size_t len = strlen(c->why);
+    if (c->n++ < 3)
+        snprintf(c->why + len, VD_META_WHY - len, "%s%.100s", len ? ", " : "", path);
+    return 0;
+}
+
+static int check_children(struct vd_disks *ds, const struct vd_id *uuid, char why[VD_META_WHY])
+{
+    char names[VD_META_WHY] = "", cause[VD_META_WHY] = "";
+    struct children c = {.why = names};
+    int r = vd_meta_each_child(ds->config.meta, uuid, add_child, &c, cause);
+    if (r < 0) {
+        snprintf(why, VD_META_WHY, "who depends on it cannot be told: %.400s",
+                 cause[0] ? cause : strerror(-r));
+        return r;
+    }
+    if (!c.n)
+        return 0;
+    snprintf(why, VD_META_WHY, "%u disk%s depend%s on it: %.350s%s; flatten or remove %s first", c.n,
+             c.n == 1 ? "" : "s", c.n == 1 ? "s" : "", names, c.n > 3 ? ", ..." : "",
+             c.n == 1 ? "it" : "them");
+    return -EBUSY;
+}
+
+int vd_disks_may_remove(struct vd_disks *ds, int path_fd, char ret_why[VD_META_WHY])
+{
+    struct vd_id live, uuid;
+    ret_why[0] = '\0';
+    if (!ds->config.meta || vd_layered_get(path_fd, &live) < 0 || vd_id_eq(&live, &vd__moved))
+        return 0;
+    char path[32];
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", path_fd);
+    vd_cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    bool made;
+    int r = fd < 0 ? -errno : vd_meta_bind(ds->config.meta, fd, "", false, &uuid, &made, ret_why);
+    /* A copy, or one whose metadata is gone: nobody can depend on it by its name. */
+    if (r == -ENOENT || r == -ESTALE || r == -EUCLEAN) {
+        ret_why[0] = '\0';
+        return 0;
+    }
+    return r < 0 ? r : check_children(ds, &uuid, ret_why);
+}
+
+int vd_disks_remove(struct vd_disks *ds, int path_fd, const char *path, int dir_fd,
+                    const char *name, char ret_why[VD_META_WHY])
+{
+    struct stat st, named;
+    struct vd_disk *d;
+    ret_why[0] = '\0';
+    if (ds->config.read_only)
+        return -EROFS;
+    if (fstatat(path_fd, "", &st, AT_EMPTY_PATH) < 0)
+        return -errno;
+    if (vd_disks_find(ds, st.st_dev, st.st_ino, &d) == 0) {
+        pthread_mutex_lock(&ds->mu);
+        bool open = d->opens > 0;
+        pthread_mutex_unlock(&ds->mu);
+        vd_disk_put(d);
+        if (open) {
+            snprintf(ret_why, VD_META_WHY, "a client has it open; close it first");
+            return -EBUSY;
+        }
+    }
+    int r = vd_disks_may_remove(ds, path_fd, ret_why);
+    if (r < 0)
+        return r;
+    if (fstatat(dir_fd, name, &named, AT_SYMLINK_NOFOLLOW) < 0)
+        return -errno;
+    if (named.st_ino != st.st_ino || named.st_dev != st.st_dev)
+        return -ESTALE;
+    vd_step("rm-unlink");
+    if (unlinkat(dir_fd, name, 0) < 0)
+        return -errno;
+    vd_step("rm-unlinked");
+    r = fsync(dir_fd) < 0 ? -errno : 0;
+    vd_disks_gone(ds, path_fd);
+    return r;
+}
