@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * Attributes. They are the source's own, asked for anew each time: the kernel may keep those of a
- * regular file only while this mount owns the disk, since only then can nobody else change it.
+ * regular file only while this mount owns the disk, since only then can nobody else change it. Size
+ * and times of a disk with layers are the disk's.
  *
  * A change of size goes through the disk, which answers later: SETATTR is then finished by its
  * callback.
@@ -23,14 +24,22 @@ double vd__attr_timeout(struct vd_node *node)
     return stable ? VD_ATTR_TIMEOUT_S : 0;
 }
 
+void vd__client_stat(struct vd_fs *fs, int path_fd, struct stat *st)
+{
+    if (S_ISREG(st->st_mode))
+        vd_disks_stat(fs->cfg.disks, path_fd, st);
+}
+
 static void reply_attr(fuse_req_t req, struct vd_node *node)
 {
     struct stat st;
     int r = vd__node_stat(node, &st);
-    if (r < 0)
+    if (r < 0) {
         vd__reply(req, r);
-    else
-        fuse_reply_attr(req, &st, vd__attr_timeout(node));
+        return;
+    }
+    vd__client_stat(vd__fs(req), node->fd, &st);
+    fuse_reply_attr(req, &st, vd__attr_timeout(node));
 }
 
 void vd__op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -125,7 +134,7 @@ static int set_owner(struct vd_node *node, const struct stat *attr, int to_set)
     return fchownat(node->fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
 }
 
-static int set_times(struct vd_node *node, const struct stat *attr, int to_set)
+static int set_times(struct vd_fs *fs, struct vd_node *node, const struct stat *attr, int to_set)
 {
     struct timespec tv[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_nsec = UTIME_OMIT}};
     char proc[VD_PROC_PATH];
@@ -138,6 +147,11 @@ static int set_times(struct vd_node *node, const struct stat *attr, int to_set)
         tv[1].tv_nsec = UTIME_NOW;
     else if (to_set & FUSE_SET_ATTR_MTIME)
         tv[1] = attr->st_mtim;
+    if (node->type == S_IFREG) {
+        int r = vd_disks_utimens(fs->cfg.disks, node->fd, tv);
+        if (r != 0)
+            return r < 0 ? r : 0;
+    }
     /* AT_EMPTY_PATH reaches symbolic links too; kernels before 5.8 do not know it here. */
     if (utimensat(node->fd, "", tv, AT_EMPTY_PATH) == 0)
         return 0;
@@ -167,7 +181,7 @@ static int set_all_but_size(struct vd_fs *fs, struct vd_node *node, const struct
     struct vd_disk *disk = node->type == S_IFREG ? vd__touch_begin(fs, node->fd) : NULL;
     int r = set_names(node, attr, to_set);
     if (r == 0 && to_set & SET_TIMES)
-        r = set_times(node, attr, to_set);
+        r = set_times(fs, node, attr, to_set);
     vd__touch_end(disk);
     return r;
 }
@@ -179,7 +193,7 @@ static void truncated(void *user, ssize_t result, const void *data)
     int r = result < 0 ? (int)result : 0;
 
     if (r == 0 && s->to_set & SET_TIMES)
-        r = set_times(s->node, &s->attr, s->to_set);
+        r = set_times(fs, s->node, &s->attr, s->to_set);
     if (s->disk) {
         vd_disk_touched(s->disk);
         vd_disk_release(s->disk);
@@ -239,6 +253,8 @@ void vd__op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_se
     if (r == 0 && to_set & FUSE_SET_ATTR_SIZE) {
         if (node->type != S_IFREG) {
             r = -EINVAL;
+        } else if (vd__node_is_stale(fs, node)) {
+            r = -ESTALE;
         } else if (vd__node_is_disk(fs, node)) {
             r = truncate_disk(req, node, h, attr, to_set);
             if (r == 0)

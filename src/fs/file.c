@@ -59,20 +59,6 @@ void vd__handle_free(struct vd_fs *fs, struct vd_handle *h)
     free(h);
 }
 
-int vd__handle_fd(struct vd_handle *h)
-{
-    int none = -1;
-
-    if (h->fd >= 0)
-        return h->fd;
-    int fd = vd__reopen(h->node->fd, O_RDONLY);
-    if (fd >= 0 && !atomic_compare_exchange_strong(&h->fd, &none, fd)) {
-        close(fd); /* another thread was first */
-        fd = none;
-    }
-    return fd;
-}
-
 /* lock: node->mu */
 static bool decide(struct vd_fs *fs, struct vd_node *node)
 {
@@ -195,7 +181,7 @@ static void open_now(struct vd_fs *fs, fuse_req_t req, struct vd_node *node, int
 {
     struct vd_handle *h;
 
-    int r = open_file(fs, node, flags, -1, &h);
+    int r = vd__node_is_stale(fs, node) ? -ESTALE : open_file(fs, node, flags, -1, &h);
     if (r < 0) {
         vd__reply(req, r);
         return;

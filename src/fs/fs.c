@@ -86,6 +86,7 @@ int vd_fs_new(const struct vd_fs_config *config, struct vd_fs **ret_fs)
     fs->cfg = *config;
     fs->may_chown = geteuid() == 0;
     pthread_mutex_init(&fs->tree_mu, NULL);
+    pthread_mutex_init(&fs->session_mu, NULL);
     vd__table_init(&fs->nodes);
     vd__table_init(&fs->handles);
     int r = start(fs);
@@ -96,8 +97,29 @@ int vd_fs_new(const struct vd_fs_config *config, struct vd_fs **ret_fs)
     return r;
 }
 
+void vd_fs_set_session(struct vd_fs *fs, struct fuse_session *session)
+{
+    pthread_mutex_lock(&fs->session_mu);
+    fs->session = session;
+    pthread_mutex_unlock(&fs->session_mu);
+}
+
+void vd_fs_changed(struct vd_fs *fs, dev_t dev, ino_t ino)
+{
+    uint64_t id;
+
+    if (vd__node_id(fs, dev, ino, &id) < 0)
+        return;
+    /* A negative offset: attributes only. With pages it would wait for those being read. */
+    pthread_mutex_lock(&fs->session_mu);
+    if (fs->session)
+        (void)fuse_lowlevel_notify_inval_inode(fs->session, id, -1, 0);
+    pthread_mutex_unlock(&fs->session_mu);
+}
+
 void vd_fs_drain(struct vd_fs *fs)
 {
+    vd_fs_set_session(fs, NULL);
     vd__lockwait_stop(fs->lockwait);
     while (vd_counter_sum(&fs->inflight, 1, 0) != 0)
         nanosleep(&(struct timespec){.tv_nsec = DRAIN_STEP_NS}, NULL);
@@ -110,16 +132,22 @@ static void close_left_open(void *user, void *object)
     vd__handle_free(user, h);
 }
 
+void vd_fs_close_handles(struct vd_fs *fs)
+{
+    vd__table_each(&fs->handles, close_left_open, fs);
+}
+
 void vd_fs_free(struct vd_fs *fs)
 {
     if (!fs)
         return;
-    vd__table_each(&fs->handles, close_left_open, fs);
+    vd_fs_close_handles(fs);
     vd_lane_close(fs->lane);
     vd__lockwait_free(fs->lockwait);
     vd__nodes_free(fs);
     vd__table_clear(&fs->handles);
     vd__table_clear(&fs->nodes);
     pthread_mutex_destroy(&fs->tree_mu);
+    pthread_mutex_destroy(&fs->session_mu);
     free(fs);
 }

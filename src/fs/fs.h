@@ -11,8 +11,11 @@
  * RESOLVE_BENEATH, or reopens the descriptor through /proc/self/fd. So nothing in the mount leads
  * out of the source.
  *
- * Lock order: node->lock_mu, node->mu, fs->tree_mu, a table's mu. None is held over a reply, a
- * disk's call that blocks, or a wait.
+ * A disk with layers is more than its file (vd_disk.h): the file gives names, mode, owner and
+ * clients' locks; its bytes, size and times are asked of the disk, never of the descriptor.
+ *
+ * Lock order: node->lock_mu, node->mu, fs->tree_mu, a table's mu; session_mu alone. None is held
+ * over a reply, a disk's call that blocks, or a wait.
  */
 #ifndef VD_FS_INTERNAL_H
 #define VD_FS_INTERNAL_H
@@ -31,10 +34,10 @@
 #include "vd_log.h"
 
 #define VD_NODE_BUCKETS 16384u
-#define VD_ENTRY_TIMEOUT_S 1.0
-#define VD_ATTR_TIMEOUT_S 1.0 /* of what is not a regular file, and of disks that we own */
-#define VD_PATH_MAX 1024      /* of the hint that goes into records */
-#define VD_PROC_PATH 32       /* "/proc/self/fd/N" */
+#define VD_ENTRY_TIMEOUT_S 1.0 /* not of what has a disk's size: see vd__fill_entry */
+#define VD_ATTR_TIMEOUT_S 1.0  /* of what is not a regular file, and of disks that we own */
+#define VD_PATH_MAX 1024       /* of the hint that goes into records */
+#define VD_PROC_PATH 32        /* "/proc/self/fd/N" */
 
 struct vd_lockwait;
 
@@ -54,6 +57,9 @@ struct vd_fs {
     struct vd_node *buckets[VD_NODE_BUCKETS]; /* by (dev, ino); lock: tree_mu */
     struct vd_table nodes;
     struct vd_table handles;
+
+    pthread_mutex_t session_mu;   /* held over notices to the kernel that wait for nobody */
+    struct fuse_session *session; /* NULL: none, or it is about to end; lock: session_mu */
 };
 
 struct vd_node {
@@ -84,7 +90,7 @@ struct vd_handle {
     uint64_t id;
     struct vd_node *node; /* a reference */
     struct vd_disk *disk; /* a reference; NULL: passed through */
-    _Atomic int fd;       /* of the source; of a disk -1 until something needs it */
+    int fd;               /* of the source, of what is passed through; -1 of a disk */
     int past_fd;          /* tells other mounts that the file is written past its disk; or -1 */
     bool writable;
     bool sync; /* opened O_SYNC or O_DSYNC */
@@ -142,12 +148,18 @@ void vd__fill_entry(struct vd_fs *fs, struct vd_node *node, const struct stat *s
 void vd__reply_entry(struct vd_fs *fs, fuse_req_t req, const struct fuse_entry_param *e);
 struct vd_node *vd__node_ref(struct vd_fs *fs, struct vd_node *node);
 void vd__node_unref(struct vd_fs *fs, struct vd_node *node, uint64_t n);
+/* The attributes of the file itself. */
 int vd__node_stat(const struct vd_node *node, struct stat *ret_st) VD_WARN_UNUSED;
+/* Is NODE a regular file that has lost its last name and that nobody has open? A path that leads to
+ * it is of the kernel's memory; told -ESTALE the kernel looks the path up anew. */
+bool vd__node_is_stale(struct vd_fs *fs, struct vd_node *node);
 void vd__proc_path(int fd, char ret_path[VD_PROC_PATH]);
 /* Opens the file of an O_PATH descriptor for real. A descriptor or -errno. */
 int vd__reopen(int path_fd, int flags) VD_WARN_UNUSED;
 /* Where FD's file is below the source now; "" where it has no name. A hint. */
 void vd__path_hint(const struct vd_fs *fs, int fd, char ret_path[VD_PATH_MAX]);
+/* The number under which the kernel knows the file (DEV, INO): 0 or -ENOENT. */
+int vd__node_id(struct vd_fs *fs, dev_t dev, ino_t ino, uint64_t *ret_id) VD_WARN_UNUSED;
 int vd__root_new(struct vd_fs *fs) VD_WARN_UNUSED;
 void vd__nodes_free(struct vd_fs *fs);
 void vd__op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name);
@@ -156,6 +168,10 @@ void vd__op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *
 
 /* ---- attr.c ---- */
 double vd__attr_timeout(struct vd_node *node);
+/* From the attributes of the file PATH_FD itself to those that a client shall see: size, blocks and
+ * times of a disk with layers are the disk's, and the name that its bytes have in our private
+ * folder does not count. What a client is told has passed here. */
+void vd__client_stat(struct vd_fs *fs, int path_fd, struct stat *st);
 void vd__op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void vd__op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
                     struct fuse_file_info *fi);
@@ -176,13 +192,17 @@ void vd__op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mo
 void vd__op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode);
 void vd__op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name);
 void vd__op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name);
+/* Gives the new file PATH_FD in PARENT to the caller and sets its mode. */
+int vd__give_to_caller(struct vd_fs *fs, fuse_req_t req, const struct vd_node *parent, int path_fd,
+                       mode_t mode) VD_WARN_UNUSED;
+/* Is the file behind PATH_FD a disk with layers? One system call. */
+bool vd__has_layers(int path_fd);
+
+/* ---- remove.c ---- */
 void vd__op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name);
 void vd__op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name);
 void vd__op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
                    const char *new_name, unsigned flags);
-/* Gives the new file PATH_FD in PARENT to the caller and sets its mode. */
-int vd__give_to_caller(struct vd_fs *fs, fuse_req_t req, const struct vd_node *parent, int path_fd,
-                       mode_t mode) VD_WARN_UNUSED;
 
 /* ---- dir.c ---- */
 void vd__op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
@@ -198,8 +218,6 @@ void vd__op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_f
 bool vd__node_is_disk(struct vd_fs *fs, struct vd_node *node);
 int vd__handle_new(struct vd_fs *fs, struct vd_node *node, struct vd_handle **ret_h) VD_WARN_UNUSED;
 void vd__handle_free(struct vd_fs *fs, struct vd_handle *h);
-/* The source's descriptor behind H, opened now if it is a disk's. Valid while H is. */
-int vd__handle_fd(struct vd_handle *h) VD_WARN_UNUSED;
 void vd__op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void vd__op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
                    struct fuse_file_info *fi);

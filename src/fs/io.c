@@ -194,20 +194,37 @@ void vd__op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t
     }
 }
 
+static void seek_done(void *user, ssize_t result, const void *data)
+{
+    fuse_req_t req = user;
+    struct vd_fs *fs = vd__fs(req);
+
+    if (result < 0)
+        vd__reply(req, (int)result);
+    else
+        fuse_reply_lseek(req, result);
+    vd__inflight_end(fs);
+}
+
 void vd__op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
 {
-    struct vd_handle *h = vd__handle(vd__fs(req), fi);
-    int fd = h ? vd__handle_fd(h) : -EBADF;
+    struct vd_fs *fs = vd__fs(req);
+    struct vd_handle *h = vd__handle(fs, fi);
 
-    if (fd < 0 || (whence != SEEK_DATA && whence != SEEK_HOLE)) {
-        vd__reply(req, fd < 0 ? fd : -EINVAL);
-        return;
+    if (!h || (whence != SEEK_DATA && whence != SEEK_HOLE)) {
+        vd__reply(req, h ? -EINVAL : -EBADF);
+    } else if (off < 0) {
+        vd__reply(req, -ENXIO);
+    } else if (h->disk) {
+        vd__inflight_begin(fs);
+        vd_disk_seek(h->disk, (uint64_t)off, whence, seek_done, req);
+    } else {
+        off_t found = lseek(h->fd, off, whence);
+        if (found < 0)
+            vd__reply(req, -errno);
+        else
+            fuse_reply_lseek(req, found);
     }
-    off_t found = lseek(fd, off, whence);
-    if (found < 0)
-        vd__reply(req, -errno);
-    else
-        fuse_reply_lseek(req, found);
 }
 
 void vd__op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg,

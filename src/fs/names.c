@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Making, renaming and removing names. What is made belongs to the caller, as if it had made it in
+ * Making names. What is made belongs to the caller, as if it had made it in
  * the source itself: we make it closed to all others, give it away, and only then open its mode.
  */
 #include "fs.h"
 
 #include <limits.h>
-#include <linux/fs.h>
-#include <sys/syscall.h>
+
+#include "vd_view.h"
 
 int vd__give_to_caller(struct vd_fs *fs, fuse_req_t req, const struct vd_node *parent, int path_fd,
                        mode_t mode)
@@ -130,15 +130,29 @@ static int link_node(struct vd_node *node, struct vd_node *dir, const char *name
     return linkat(AT_FDCWD, proc, dir->fd, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
 }
 
+bool vd__has_layers(int path_fd)
+{
+    struct vd_id live;
+    int r = vd_layered_get(path_fd, &live);
+    return r == 0 || r == -EUCLEAN; /* the latter: a mark that cannot be read is one all the same */
+}
+
 void vd__op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)
 {
     struct vd_fs *fs = vd__fs(req);
     struct vd_node *node = vd__node(fs, ino);
     struct fuse_entry_param e;
+    char path[VD_PATH_MAX];
     struct vd_node *dir;
     struct stat st;
 
     int r = node ? dir_for_new(req, parent, name, &dir) : -ESTALE;
+    if (r == 0 && node->type == S_IFREG && vd__has_layers(node->fd)) {
+        vd__path_hint(fs, node->fd, path);
+        vd_log_warning("%s: gets no second name: a disk with snapshots or a parent has one only",
+                       path);
+        r = -EMLINK;
+    }
     if (r == 0) {
         struct vd_disk *disk = vd__touch_begin(fs, node->fd);
         r = link_node(node, dir, name);
@@ -152,92 +166,4 @@ void vd__op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *
     }
     vd__fill_entry(fs, vd__node_ref(fs, node), &st, &e);
     vd__reply_entry(fs, req, &e);
-}
-
-/* ---- removing ---- */
-
-/* The file behind FD lost a name: was it the last one of a regular file? */
-static void lost_name(struct vd_fs *fs, int fd)
-{
-    struct stat st;
-    if (fd >= 0 && fstatat(fd, "", &st, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) == 0 &&
-        S_ISREG(st.st_mode) && st.st_nlink == 0)
-        vd_disks_gone(fs->cfg.disks, fd);
-}
-
-/* Has FD's file other names, through which its changed attributes will be seen? */
-static bool has_other_names(int fd)
-{
-    struct stat st;
-    return fd >= 0 && fstatat(fd, "", &st, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) == 0 &&
-           st.st_nlink > 1;
-}
-
-static void remove_name(fuse_req_t req, fuse_ino_t parent, const char *name, int flags)
-{
-    struct vd_fs *fs = vd__fs(req);
-    struct vd_node *dir = vd__node(fs, parent);
-
-    if (!dir || vd__hidden(fs, dir, name)) {
-        vd__reply(req, dir ? -ENOENT : -ESTALE);
-        return;
-    }
-    vd_cleanup_close int fd = vd__open_path(dir, name);
-    struct vd_disk *disk = has_other_names(fd) ? vd__touch_begin(fs, fd) : NULL;
-    int r = unlinkat(dir->fd, name, flags) < 0 ? -errno : 0;
-    if (r == 0)
-        lost_name(fs, fd);
-    vd__touch_end(disk);
-    vd__reply(req, r);
-}
-
-void vd__op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
-{
-    remove_name(req, parent, name, 0);
-}
-
-void vd__op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
-{
-    remove_name(req, parent, name, AT_REMOVEDIR);
-}
-
-static int rename_names(struct vd_fs *fs, struct vd_node *from, const char *name,
-                        struct vd_node *to, const char *new_name, unsigned flags)
-{
-    vd_cleanup_close int old_fd = vd__open_path(from, name);
-    vd_cleanup_close int new_fd = vd__open_path(to, new_name); /* none, or it may be replaced */
-
-    if (old_fd < 0)
-        return old_fd;
-    struct vd_disk *moved = vd__touch_begin(fs, old_fd);
-    bool stays = new_fd >= 0 && (flags & RENAME_EXCHANGE || has_other_names(new_fd));
-    struct vd_disk *other = stays ? vd__touch_begin(fs, new_fd) : NULL;
-    int r = 0;
-    if (syscall(SYS_renameat2, from->fd, name, to->fd, new_name, flags) < 0)
-        r = -errno;
-    if (r == 0)
-        lost_name(fs, new_fd);
-    vd__touch_end(other);
-    vd__touch_end(moved);
-    return r;
-}
-
-void vd__op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
-                   const char *new_name, unsigned flags)
-{
-    struct vd_fs *fs = vd__fs(req);
-    struct vd_node *from = vd__node(fs, parent), *to = vd__node(fs, new_parent);
-    int r;
-
-    if (!from || !to)
-        r = -ESTALE;
-    else if (vd__hidden(fs, from, name))
-        r = -ENOENT;
-    else if (vd__hidden(fs, to, new_name))
-        r = -EPERM;
-    else if (flags & ~(unsigned)(RENAME_NOREPLACE | RENAME_EXCHANGE))
-        r = -EINVAL;
-    else
-        r = rename_names(fs, from, name, to, new_name, flags);
-    vd__reply(req, r);
 }

@@ -53,6 +53,21 @@ int vd__node_stat(const struct vd_node *node, struct stat *ret_st)
     return fstatat(node->fd, "", ret_st, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
 }
 
+bool vd__node_is_stale(struct vd_fs *fs, struct vd_node *node)
+{
+    struct stat st;
+
+    if (node->type != S_IFREG || vd__node_stat(node, &st) < 0)
+        return false;
+    vd__client_stat(fs, node->fd, &st);
+    if (st.st_nlink > 0)
+        return false;
+    pthread_mutex_lock(&node->mu);
+    bool stale = node->nopen == 0;
+    pthread_mutex_unlock(&node->mu);
+    return stale;
+}
+
 void vd__path_hint(const struct vd_fs *fs, int fd, char ret_path[VD_PATH_MAX])
 {
     char proc[VD_PROC_PATH], path[PATH_MAX];
@@ -186,6 +201,18 @@ void vd__node_unref(struct vd_fs *fs, struct vd_node *node, uint64_t n)
     }
 }
 
+int vd__node_id(struct vd_fs *fs, dev_t dev, ino_t ino, uint64_t *ret_id)
+{
+    pthread_mutex_lock(&fs->tree_mu);
+    struct vd_node *n = *bucket_of(fs, dev, ino);
+    while (n && !(n->dev == dev && n->ino == ino))
+        n = n->next;
+    if (n)
+        *ret_id = n->id;
+    pthread_mutex_unlock(&fs->tree_mu);
+    return n ? 0 : -ENOENT;
+}
+
 int vd__root_new(struct vd_fs *fs)
 {
     struct stat st;
@@ -220,6 +247,12 @@ void vd__fill_entry(struct vd_fs *fs, struct vd_node *node, const struct stat *s
         .attr_timeout = vd__attr_timeout(node),
         .entry_timeout = VD_ENTRY_TIMEOUT_S,
     };
+    vd__client_stat(fs, node->fd, &ret_e->attr);
+    /* The name of a disk goes, or gets another inode, behind the kernel's back: by the control
+     * socket, at the end of a flatten, through another mount. It is asked for each time, which is
+     * simpler than to tell the kernel: that waits for the folder's lock, so for other requests. */
+    if (S_ISREG(st->st_mode) && ret_e->attr.st_size >= (off_t)VD_DISK_MIN_BYTES)
+        ret_e->entry_timeout = 0;
 }
 
 int vd__node_lookup(struct vd_fs *fs, struct vd_node *parent, const char *name,

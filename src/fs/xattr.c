@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Extended attributes pass, but for the one that names the disk: it is ours. A file copied with it
- * would otherwise carry it back in through the mount.
+ * Extended attributes pass, but for the two that say which disk a file is, and whether it has
+ * layers: they are ours. A file copied with them would otherwise carry them back in through the
+ * mount.
  */
 #include "fs.h"
 
 #include <limits.h>
 #include <sys/xattr.h>
 
-#include "vd_meta.h"
+#include "vd_view.h"
 
 static bool ours(const char *name)
 {
-    return strcmp(name, VD_META_XATTR) == 0;
+    return strcmp(name, VD_META_XATTR) == 0 || strcmp(name, VD_META_XATTR_LAYERED) == 0;
 }
 
 void vd__op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)

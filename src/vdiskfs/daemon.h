@@ -12,6 +12,7 @@
 
 #include <limits.h>
 
+#include "jobs.h"
 #include "options.h"
 #include "vd_base.h"
 #include "vd_cache.h"
@@ -41,6 +42,7 @@ struct vd_daemon {
     struct vd_lanes *lanes;
     struct vd_coordinator *coordinator;
     struct vd_disks *disks;
+    struct vd_jobs *jobs;     /* what the control socket began on the disks */
     char sock_path[PATH_MAX]; /* of the control socket */
     struct vd_ctl_server *ctl;
     struct vd_fs *fs; /* the FUSE side, see vd_fs.h */

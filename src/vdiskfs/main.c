@@ -132,6 +132,8 @@ static int serve(struct program *p, struct fuse_args *args)
                                            .args = args,
                                            .threads = d->opt.threads};
         r = vd_session_new(&config, &session);
+        if (r == 0)
+            vd_fs_set_session(d->fs, vd_session_fuse(session));
     }
     if (r < 0) {
         vd_log_error("cannot start: %s", strerror(-r));
@@ -161,8 +163,9 @@ int main(int argc, char **argv)
     int r = 0;
 
     vd_log_init("vdiskfs", VD_LOG_NOTE);
-    /* Commands that take long may not keep another mount's request waiting. */
-    setenv("UV_THREADPOOL_SIZE", "16", 0);
+    /* One for each connection there can be (src/ctl/conn.h): commands that take long may not keep
+     * another mount's request waiting. */
+    setenv("UV_THREADPOOL_SIZE", "64", 0);
     fuse_set_log_func(log_fuse);
     enum vd_options_result parsed = vd_options_parse(&args, &d->opt);
     if (parsed == VD_OPTIONS_RUN) {

@@ -203,6 +203,8 @@ static int open_disks(struct vd_daemon *d)
         };
         r = vd_disks_new(&config, &d->disks);
     }
+    if (r == 0)
+        r = vd_jobs_new(&d->jobs);
     if (r < 0)
         vd_log_error("cannot start: %s", strerror(-r));
     return r < 0 ? -1 : 0;
@@ -239,6 +241,8 @@ void vd_daemon_stopping(struct vd_daemon *d)
 {
     if (d->disks)
         vd_disks_stopping(d->disks);
+    if (d->jobs)
+        vd_jobs_stop(d->jobs);
     if (d->cache)
         vd_cache_stopping(d->cache);
     if (d->ctl)
@@ -247,10 +251,14 @@ void vd_daemon_stopping(struct vd_daemon *d)
 
 void vd_daemon_close(struct vd_daemon *d)
 {
-    vd_fs_free(vd_steal_ptr(d->fs));
-    /* Commands look at disks and cache, so none may come any more. */
+    /* First, since a command under way may wait for it. */
+    if (d->fs)
+        vd_fs_close_handles(d->fs);
+    /* Commands and jobs look at disks and cache, so none may come any more. */
     if (d->ctl)
         vd_ctl_server_stop(vd_steal_ptr(d->ctl));
+    vd_jobs_free(vd_steal_ptr(d->jobs));
+    vd_fs_free(vd_steal_ptr(d->fs));
     vd_disks_free(vd_steal_ptr(d->disks));
     vd_coordinator_close(vd_steal_ptr(d->coordinator));
     vd_lanes_free(vd_steal_ptr(d->lanes));

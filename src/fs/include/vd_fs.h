@@ -29,12 +29,23 @@ int vd_fs_new(const struct vd_fs_config *config, struct vd_fs **ret_fs) VD_WARN_
 /* The operations; their session's user pointer is the fs. */
 const struct fuse_lowlevel_ops *vd_fs_ops(void);
 
+/* The session that serves the operations, borrowed until vd_fs_drain: for vd_fs_changed. */
+void vd_fs_set_session(struct vd_fs *fs, struct fuse_session *session);
+
+/* Size or times of the file (DEV, INO) of the source were changed past the kernel (by the control
+ * socket): what it remembers of them is forgotten. Waits for no request. Any thread but a
+ * worker's. */
+void vd_fs_changed(struct vd_fs *fs, dev_t dev, ino_t ino);
+
 /* Waits until every request that was handed to a disk or a lock queue is answered: after the loop
  * has ended, before the session is freed. Clients that wait for a lock get EINTR. */
 void vd_fs_drain(struct vd_fs *fs);
 
-/* Closes what clients left open (a mount that ended without their RELEASE), before the disks are
- * freed. vd_fs_drain must have been called. NULL is allowed. */
+/* Closes what clients left open (a mount that ended without their RELEASE): after vd_fs_drain,
+ * before the disks are freed. vd_fs_changed may still be called. */
+void vd_fs_close_handles(struct vd_fs *fs);
+
+/* Does that too where it was not done. NULL is allowed. */
 void vd_fs_free(struct vd_fs *fs);
 
 #endif
