@@ -5,28 +5,47 @@
 #include "cli.h"
 #include "vd_ctl.h"
 
-/* The layers of D, newest first. A disk without metadata has one, its file, which has no ID yet. */
-static json_t *layers_json(const struct cli_disk *d)
+/* The layers of D, newest first. A disk without metadata has one, its file, which has no ID yet.
+ * What cannot be read is warned about, and left out. */
+static json_t *layers_json(struct cli_place *p, const struct cli_disk *d)
 {
-    json_t *layers = json_array();
-    json_array_append_new(
-        layers, json_pack("{s:i, s:o, s:o, s:s, s:o}", "index", 0, "disk_id",
-                          cli_id_json(&d->live.disk_id, d->recorded), "path",
-                          vd_ctl_text(d->recorded && d->live.path[0] ? d->live.path : d->name),
-                          "state", cli_layer_state(d->live.state), "snapshot",
-                          cli_text_json(d->live.snapshot[0] ? d->live.snapshot : NULL)));
-    return layers;
+    json_t *list = json_array();
+    struct cli_layers l;
+    char why[VD_META_WHY];
+    if (cli_layers_load(p, d, &l, why) < 0) {
+        cli_warn(d->name, "%s", why);
+        return list;
+    }
+    for (size_t i = 0; i < l.n; i++)
+        json_array_append_new(
+            list,
+            json_pack("{s:I, s:o, s:o, s:s, s:o}", "index", (json_int_t)i, "disk_id",
+                      cli_id_json(&l.v[i].disk_id, true), "path", vd_ctl_text(l.v[i].path), "state",
+                      cli_layer_state(l.v[i].live ? VD_LAYER_LIVE : VD_LAYER_FROZEN), "snapshot",
+                      cli_text_json(l.v[i].snapshot[0] ? l.v[i].snapshot : NULL)));
+    cli_layers_free(&l);
+    return list;
 }
 
-static json_t *info_json(const struct cli_disk *d, uint64_t cached)
+/* Background work on the disk's maps, which only its daemon knows of: null where there is none. */
+static json_t *merge_json(const struct cli_disk *d)
 {
-    uint32_t layers = d->recorded ? d->record.nlayers : 1;
-    return json_pack("{s:o, s:I, s:o, s:i, s:s, s:o, s:o, s:o, s:[], s:I, s:b}", "name",
-                     vd_ctl_text(d->name), "size", (json_int_t)d->st.st_size, "disk_id",
-                     cli_id_json(&d->record.live_disk_id, d->recorded), "depth", (int)layers - 1,
-                     "state", cli_disk_state(d), "uuid", cli_id_json(&d->uuid, d->bound), "layers",
-                     layers_json(d), "owner", cli_owner_json(d), "filters", "cached_bytes",
-                     (json_int_t)cached, "attached", d->online != NULL);
+    json_t *merge = json_object_get(d->online, "merge");
+    return json_is_object(merge) ? json_incref(merge) : json_null();
+}
+
+static json_t *info_json(const struct cli_disk *d, json_t *layers, uint64_t cached)
+{
+    size_t n = vd_max(json_array_size(layers), (size_t)1);
+    bool cloned = d->layered && !vd_id_is_zero(&d->view.parent);
+    return json_pack("{s:o, s:I, s:o, s:I, s:s, s:o, s:o, s:o, s:o, s:[], s:I, s:b, s:o}", "name",
+                     vd_ctl_text(d->name), "size", (json_int_t)d->size_bytes, "disk_id",
+                     cli_id_json(&d->record.live_disk_id, d->recorded), "depth",
+                     (json_int_t)(n - 1), "state", cli_disk_state(d), "uuid",
+                     cli_id_json(&d->uuid, d->bound), "parent",
+                     cli_id_json(&d->view.parent, cloned), "layers", layers, "owner",
+                     cli_owner_json(d), "filters", "cached_bytes", (json_int_t)cached, "attached",
+                     d->online != NULL, "merge", merge_json(d));
 }
 
 static const char *id_text(const struct vd_id *id, bool known, char hex[VD_ID_HEX])
@@ -57,15 +76,18 @@ static void print_layers(json_t *layers)
     cli_table_print(t);
 }
 
-static int print_info(const struct cli *cli, const struct cli_disk *d, uint64_t cached)
+static int print_info(const struct cli *cli, const struct cli_disk *d, json_t *layers,
+                      uint64_t cached)
 {
     char hex[VD_ID_HEX], size[32], owner[300];
-    uint32_t layers = d->recorded ? d->record.nlayers : 1;
+    json_t *merge = json_object_get(d->online, "merge");
     printf("name: %s\n", d->name);
-    printf("size: %s\n", cli_size(cli, (uint64_t)d->st.st_size, size));
+    printf("size: %s\n", cli_size(cli, d->size_bytes, size));
     printf("disk ID: %s\n", id_text(&d->record.live_disk_id, d->recorded, hex));
     printf("state: %s\n", cli_disk_state(d));
-    printf("depth: %u\n", layers - 1);
+    printf("depth: %zu\n", vd_max(json_array_size(layers), (size_t)1) - 1);
+    if (d->layered)
+        printf("cloned from: %s\n", id_text(&d->view.parent, !vd_id_is_zero(&d->view.parent), hex));
     if (d->owned)
         printf("owner: %s, %s, epoch %llu\n", cli_owner_name(d, owner),
                cli_owner_state(d->owner.state), (unsigned long long)d->owner.epoch);
@@ -73,10 +95,13 @@ static int print_info(const struct cli *cli, const struct cli_disk *d, uint64_t 
         printf("owner: -\n");
     printf("open in a mount: %s\n", d->online ? "yes" : "no");
     printf("cached: %s\n", cli_size(cli, cached, size));
+    if (json_is_object(merge))
+        printf("merging its maps: %lld of %lld extents\n",
+               (long long)json_integer_value(json_object_get(merge, "done")),
+               (long long)json_integer_value(json_object_get(merge, "total")));
     printf("filters: -\n\n");
-    json_t *list = layers_json(d);
-    print_layers(list);
-    json_decref(list);
+    print_layers(layers);
+    json_decref(layers);
     return ferror(stdout) ? CLI_FAILED : CLI_DONE;
 }
 
@@ -89,10 +114,13 @@ int cmd_info(struct cli *cli)
     int r = cli_open(cli, cli->args[0], &t, &d);
     if (r != 0)
         return r;
+    cli_disk_probe(&t.place, &d);
     uint64_t cached = cli_cached_bytes(&t.place, &d);
-    if (d.refused)
+    if (d.refused || d.broken)
         cli_warn(cli->args[0], "refused: %s", d.why);
-    r = cli->json ? cli_print_json(info_json(&d, cached)) : print_info(cli, &d, cached);
+    json_t *layers = d.refused && d.layered ? json_array() : layers_json(&t.place, &d);
+    r = cli->json ? cli_print_json(info_json(&d, layers, cached))
+                  : print_info(cli, &d, layers, cached);
     cli_close(&t, &d);
     return r;
 }

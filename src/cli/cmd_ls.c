@@ -24,10 +24,10 @@ struct list {
 static void add_json(struct list *l, const struct cli_disk *d, uint64_t cached)
 {
     char owner[300];
-    uint32_t layers = d->recorded ? d->record.nlayers : 1;
+    uint32_t layers = d->nlayers;
     json_array_append_new(
         l->disks, json_pack("{s:o, s:I, s:o, s:i, s:i, s:s, s:o, s:I, s:o}", "name",
-                            vd_ctl_text(d->name), "size", (json_int_t)d->st.st_size, "disk_id",
+                            vd_ctl_text(d->name), "size", (json_int_t)d->size_bytes, "disk_id",
                             cli_id_json(&d->record.live_disk_id, d->recorded), "depth",
                             (int)layers - 1, "layers", (int)layers, "state", cli_disk_state(d),
                             "owner", cli_text_json(cli_owner_name(d, owner)), "cached_bytes",
@@ -37,10 +37,10 @@ static void add_json(struct list *l, const struct cli_disk *d, uint64_t cached)
 static void add_row(struct list *l, const struct cli_disk *d, uint64_t cached)
 {
     char text[300];
-    uint32_t layers = d->recorded ? d->record.nlayers : 1;
+    uint32_t layers = d->nlayers;
     cli_table_row(l->table);
     cli_table_set(l->table, NAME, d->name);
-    cli_table_set(l->table, SIZE, cli_size(l->cli, (uint64_t)d->st.st_size, text));
+    cli_table_set(l->table, SIZE, cli_size(l->cli, d->size_bytes, text));
     snprintf(text, sizeof(text), "%u", layers - 1);
     cli_table_set(l->table, DEPTH, text);
     snprintf(text, sizeof(text), "%u", layers);
@@ -64,8 +64,9 @@ static int add(void *user, const char *rel)
         l->failed = CLI_FAILED;
     }
     if (r == 0 && cli_disk_is(&d)) {
+        cli_disk_probe(l->place, &d);
         uint64_t cached = cli_cached_bytes(l->place, &d);
-        if (d.refused)
+        if (d.refused || d.broken)
             cli_warn(rel, "refused: %s", d.why);
         if (l->disks)
             add_json(l, &d, cached);

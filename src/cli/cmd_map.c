@@ -10,7 +10,7 @@
 
 struct map {
     struct cli *cli;
-    const struct cli_disk *d;
+    struct cli_layers layers;
     uint64_t *bits; /* cached blocks */
     json_t *extents;
     struct cli_table *table;
@@ -32,92 +32,91 @@ static uint64_t cached_in(const struct map *m, uint64_t start, uint64_t end)
     return bytes;
 }
 
-static void add_extent(struct map *m, uint64_t start, uint64_t end, bool zero)
+static int add_extent(void *user, const struct cli_extent *e)
 {
-    uint64_t cached = cached_in(m, start, end);
+    struct map *m = user;
+    uint64_t cached = cached_in(m, e->start_bytes, e->start_bytes + e->length_bytes);
+    const struct cli_layer *layer = e->layer == CLI_NO_LAYER ? NULL : &m->layers.v[e->layer];
+    int depth = layer ? (int)e->layer : 0;
     if (m->extents) {
         json_array_append_new(
-            m->extents, json_pack("{s:I, s:I, s:o, s:i, s:b, s:I}", "start", (json_int_t)start,
-                                  "length", (json_int_t)(end - start), "disk_id",
-                                  cli_id_json(&m->d->record.live_disk_id, m->d->recorded), "depth",
-                                  0, "zero", (int)zero, "cached_bytes", (json_int_t)cached));
-        return;
+            m->extents,
+            json_pack("{s:I, s:I, s:o, s:i, s:b, s:I}", "start", (json_int_t)e->start_bytes,
+                      "length", (json_int_t)e->length_bytes, "disk_id",
+                      layer ? cli_id_json(&layer->disk_id, true) : json_null(), "depth", depth,
+                      "zero", (int)e->zero, "cached_bytes", (json_int_t)cached));
+        return 0;
     }
     /* As qemu-img map: exact numbers, so that they can be used. */
     char text[64];
     cli_table_row(m->table);
-    snprintf(text, sizeof(text), "%#llx", (unsigned long long)start);
+    snprintf(text, sizeof(text), "%#llx", (unsigned long long)e->start_bytes);
     cli_table_set(m->table, 0, text);
-    snprintf(text, sizeof(text), "%#llx", (unsigned long long)(end - start));
+    snprintf(text, sizeof(text), "%#llx", (unsigned long long)e->length_bytes);
     cli_table_set(m->table, 1, text);
-    cli_table_set(m->table, 2, "0");
-    cli_table_set(m->table, 3, zero ? "zero" : "data");
+    snprintf(text, sizeof(text), "%d", depth);
+    cli_table_set(m->table, 2, text);
+    cli_table_set(m->table, 3, e->zero ? "zero" : "data");
     cli_table_set(m->table, 4, cli_size(m->cli, cached, text));
-    cli_table_set(m->table, 5, m->d->name);
-}
-
-/* Holes of the file are zero. Where the file system does not tell, all is data. */
-static int walk_extents(struct map *m)
-{
-    off_t size = m->d->st.st_size;
-    for (off_t off = 0; off < size;) {
-        off_t data = lseek(m->d->fd, off, SEEK_DATA);
-        if (data < 0 && errno == ENXIO)
-            data = size;
-        else if (data < 0 && errno == EINVAL)
-            data = off;
-        else if (data < 0)
-            return -errno;
-        data = vd_min(data, size);
-        if (data > off)
-            add_extent(m, (uint64_t)off, (uint64_t)data, true);
-        if (data == size)
-            break;
-        off_t hole = lseek(m->d->fd, data, SEEK_HOLE);
-        hole = hole < data ? size : vd_min(hole, size); /* punched meanwhile, or not told */
-        if (hole > data)
-            add_extent(m, (uint64_t)data, (uint64_t)hole, false);
-        off = hole;
-    }
+    cli_table_set(m->table, 5, layer ? layer->path : NULL);
     return 0;
 }
 
-int cmd_map(struct cli *cli)
+/* What a command about a disk's bytes needs; said where it cannot be had. */
+static int load(struct cli *cli, struct cli_target *t, const struct cli_disk *d, struct map *m)
+{
+    char why[VD_META_WHY];
+    *m = (struct map){.cli = cli};
+    if (d->refused)
+        return cli_fail(cli, cli->args[0], "refused: %s", d->why);
+    if (cli_layers_load(&t->place, d, &m->layers, why) < 0)
+        return cli_fail(cli, cli->args[0], "%s", why);
+    int r = cli_cached_bits(&m->layers, &m->bits);
+    if (r == 0)
+        return 0;
+    cli_layers_free(&m->layers);
+    return cli_fail(cli, cli->args[0], "what is cached of it is not known: %s", strerror(-r));
+}
+
+static void unload(struct map *m)
+{
+    free(m->bits);
+    cli_layers_free(&m->layers);
+}
+
+static int print_map(struct map *m, const struct cli_disk *d)
 {
     static const struct cli_column columns[] = {
         {"OFFSET", true}, {"LENGTH", true}, {"DEPTH", true},
         {"TYPE", false},  {"CACHED", true}, {"FILE", false},
     };
-    if (cli->nargs != 1)
+    char why[VD_META_WHY];
+    if (m->cli->json)
+        m->extents = json_array();
+    else
+        m->table = cli_table_new(columns, VD_ARRAY_SIZE(columns));
+    if (cli_layers_each(&m->layers, 0, d->size_bytes, true, add_extent, m, why) < 0) {
+        json_decref(m->extents);
+        return cli_fail(m->cli, m->cli->args[0], "%s", why);
+    }
+    return m->extents ? cli_print_json(m->extents) : cli_table_print(m->table);
+}
+
+int cmd_map(struct cli *cli)
+{
+    if (!cli_args_fit(cli, 1, 1))
         return cli_usage_error(cli);
     struct cli_target t;
     struct cli_disk d;
+    struct map m;
     int r = cli_open(cli, cli->args[0], &t, &d);
     if (r != 0)
         return r;
-    struct map m = {.cli = cli, .d = &d};
-    if (d.refused) {
-        r = cli_fail(cli, cli->args[0], "its extents are not known: %s", d.why);
-        goto out;
+    r = load(cli, &t, &d, &m);
+    if (r == 0) {
+        r = print_map(&m, &d);
+        unload(&m);
     }
-    r = cli_cached_bits(&t.place, &d, vd_blocks_touched(0, (uint64_t)d.st.st_size), &m.bits);
-    if (r < 0) {
-        r = cli_fail(cli, cli->args[0], "what is cached of it is not known: %s", strerror(-r));
-        goto out;
-    }
-    if (cli->json)
-        m.extents = json_array();
-    else
-        m.table = cli_table_new(columns, VD_ARRAY_SIZE(columns));
-    int error = walk_extents(&m);
-    if (error < 0) {
-        json_decref(m.extents);
-        r = cli_fail(cli, cli->args[0], "its extents cannot be read: %s", strerror(-error));
-    } else {
-        r = cli->json ? cli_print_json(m.extents) : cli_table_print(m.table);
-    }
-out:
-    free(m.bits);
     cli_close(&t, &d);
     return r;
 }
@@ -129,32 +128,38 @@ out:
 static json_t *checksum_ok(const struct cli_place *p, const struct cli_disk *d, uint64_t block)
 {
     char why[VD_META_WHY];
-    json_t *ok = NULL, *good = NULL;
-    if (d->online && cli_ask(p, "block-verify",
-                             json_pack("{s:I, s:I, s:I}", "dev", (json_int_t)d->st.st_dev, "ino",
-                                       (json_int_t)d->st.st_ino, "block", (json_int_t)block),
-                             CLI_TIMEOUT_MS, &ok, why) == 0)
+    json_t *ok = NULL, *good = NULL, *args = d->online ? cli_disk_args(d) : NULL;
+    json_object_set_new(args, "block", json_integer((json_int_t)block));
+    if (d->online && cli_ask(p, "block-verify", args, CLI_TIMEOUT_MS, &ok, why) == 0)
         good = json_incref(json_object_get(ok, "ok"));
     json_decref(ok);
     return good ? good : json_null();
 }
 
-static int explain_json(struct cli_place *p, const struct cli_disk *d, uint64_t off, json_t **ret)
+static int note_layer(void *user, const struct cli_extent *e)
+{
+    *(size_t *)user = e->layer;
+    return 0;
+}
+
+static int explain_json(struct map *m, struct cli_place *p, const struct cli_disk *d, uint64_t off,
+                        char *why, json_t **ret)
 {
     uint64_t block = off >> VD_BLOCK_SHIFT;
-    vd_cleanup_free uint64_t *bits = NULL;
-    int r = cli_cached_bits(p, d, vd_blocks_touched(0, (uint64_t)d->st.st_size), &bits);
+    size_t at = CLI_NO_LAYER;
+    int r = cli_layers_each(&m->layers, off, 1, false, note_layer, &at, why);
     if (r < 0)
         return r;
-    bool cached = bits[block / 64] >> (block % 64) & 1;
+    const struct cli_layer *layer = at == CLI_NO_LAYER ? NULL : &m->layers.v[at];
+    bool cached = m->bits[block / 64] >> (block % 64) & 1;
     char owner[300];
-    *ret = json_pack("{s:I, s:I, s:I, s:o, s:i, s:o, s:I, s:b, s:o, s:o, s:o, s:[]}", "offset",
+    *ret = json_pack("{s:I, s:I, s:I, s:o, s:i, s:o, s:o, s:b, s:o, s:o, s:o, s:[]}", "offset",
                      (json_int_t)off, "lba", (json_int_t)(off / 512), "block", (json_int_t)block,
-                     "disk_id", cli_id_json(&d->record.live_disk_id, d->recorded), "depth", 0,
-                     "layer", vd_ctl_text(d->recorded && d->live.path[0] ? d->live.path : d->name),
-                     "layer_offset", (json_int_t)off, "cached", (int)cached, "checksum_ok",
-                     cached ? checksum_ok(p, d, block) : json_null(), "owner",
-                     cli_text_json(cli_owner_name(d, owner)), "epoch",
+                     "disk_id", layer ? cli_id_json(&layer->disk_id, true) : json_null(), "depth",
+                     layer ? (int)at : 0, "layer", cli_text_json(layer ? layer->path : NULL),
+                     "layer_offset", layer ? json_integer((json_int_t)off) : json_null(), "cached",
+                     (int)cached, "checksum_ok", cached ? checksum_ok(p, d, block) : json_null(),
+                     "owner", cli_text_json(cli_owner_name(d, owner)), "epoch",
                      d->owned ? json_integer((json_int_t)d->owner.epoch) : json_null(), "filters");
     return 0;
 }
@@ -187,27 +192,37 @@ static int print_explain(const json_t *o)
     return ferror(stdout) ? CLI_FAILED : CLI_DONE;
 }
 
+static int explain(struct cli *cli, struct cli_target *t, const struct cli_disk *d, uint64_t off)
+{
+    struct map m;
+    json_t *o = NULL;
+    char why[VD_META_WHY];
+    int r = load(cli, t, d, &m);
+    if (r != 0)
+        return r;
+    if (off >= d->size_bytes)
+        r = cli_fail(cli, cli->args[0], "offset %llu is past its end; it has %llu bytes",
+                     (unsigned long long)off, (unsigned long long)d->size_bytes);
+    else if (explain_json(&m, &t->place, d, off, why, &o) < 0)
+        r = cli_fail(cli, cli->args[0], "%s", why);
+    else
+        r = cli->json ? cli_print_json(json_incref(o)) : print_explain(o);
+    json_decref(o);
+    unload(&m);
+    return r;
+}
+
 int cmd_explain(struct cli *cli)
 {
     uint64_t off;
-    if (cli->nargs != 2 || vd_size_parse(cli->args[1], &off) < 0)
+    if (!cli_args_fit(cli, 2, 2) || vd_size_parse(cli->args[1], &off) < 0)
         return cli_usage_error(cli);
     struct cli_target t;
     struct cli_disk d;
     int r = cli_open(cli, cli->args[0], &t, &d);
     if (r != 0)
         return r;
-    json_t *o = NULL;
-    if (d.refused)
-        r = cli_fail(cli, cli->args[0], "refused: %s", d.why);
-    else if (off >= (uint64_t)d.st.st_size)
-        r = cli_fail(cli, cli->args[0], "offset %llu is past its end; it has %lld bytes",
-                     (unsigned long long)off, (long long)d.st.st_size);
-    else if ((r = explain_json(&t.place, &d, off, &o)) < 0)
-        r = cli_fail(cli, cli->args[0], "what is cached of it is not known: %s", strerror(-r));
-    else
-        r = cli->json ? cli_print_json(json_incref(o)) : print_explain(o);
-    json_decref(o);
+    r = explain(cli, &t, &d, off);
     cli_close(&t, &d);
     return r;
 }

@@ -72,6 +72,13 @@ static void refuse(struct cli_disk *d, int error, const char *cause)
         snprintf(d->why, sizeof(d->why), "%s", *cause ? cause : strerror(-error));
 }
 
+static int load_view(struct cli_disk *d, struct vd_meta *m)
+{
+    int r = vd_meta_get_view(m, &d->view);
+    d->layered = r == 0;
+    return r == -ENOENT ? 0 : r;
+}
+
 static void load_records(const struct cli_place *p, struct cli_disk *d)
 {
     vd_cleanup(vd_meta_close_p) struct vd_meta *m = NULL;
@@ -86,10 +93,29 @@ static void load_records(const struct cli_place *p, struct cli_disk *d)
     if (r == 0)
         r = vd_meta_get_layer(m, 0, &d->live);
     if (r == 0)
+        r = load_view(d, m);
+    if (r == 0)
         r = load_owner(d, m);
     if (r < 0 && r != -ENOENT)
         refuse(d, r, vd_meta_why(m));
     d->recorded = r == 0;
+}
+
+/* Of a disk with layers the file tells nothing about size and times; the live layer's does. */
+static void stat_live(const struct cli_place *p, struct cli_disk *d)
+{
+    char path[128];
+    if (d->view.home != VD_HOME_LAYERS)
+        return;
+    int r = vd_layer_stat(p->store, &d->record.live_disk_id, &d->live_st);
+    if (r == 0)
+        return;
+    vd_layer_rel(&d->record.live_disk_id, path, sizeof(path));
+    d->refused = true;
+    snprintf(d->why, sizeof(d->why),
+             "its live layer %s cannot be looked at: %s; restore it from a backup, or revert the "
+             "disk to a snapshot",
+             path, strerror(-r));
 }
 
 static void load_meta(const struct cli_place *p, struct cli_disk *d)
@@ -106,18 +132,25 @@ static void load_meta(const struct cli_place *p, struct cli_disk *d)
     }
     d->bound = true;
     load_records(p, d);
+    if (d->recorded && d->layered)
+        stat_live(p, d);
+}
+
+json_t *cli_disk_args(const struct cli_disk *d)
+{
+    return json_pack("{s:I, s:I}", "dev", (json_int_t)d->st.st_dev, "ino",
+                     (json_int_t)d->st.st_ino);
 }
 
 static void load_online(const struct cli_place *p, struct cli_disk *d)
 {
     char why[VD_META_WHY];
-    json_t *args =
-        json_pack("{s:I, s:I}", "dev", (json_int_t)d->st.st_dev, "ino", (json_int_t)d->st.st_ino);
     json_t *ok = NULL;
-    int r = cli_ask(p, "info", args, CLI_TIMEOUT_MS, &ok, why);
-    if (r == 0 && json_is_true(json_object_get(ok, "attached")))
+    int r = cli_ask(p, "info", cli_disk_args(d), CLI_TIMEOUT_MS, &ok, why);
+    if (r == 0 && json_is_true(json_object_get(ok, "attached"))) {
         d->online = json_incref(ok);
-    else if (r < 0 && r != -ENOTCONN)
+        d->size_bytes = (uint64_t)json_integer_value(json_object_get(ok, "size"));
+    } else if (r < 0 && r != -ENOTCONN)
         cli_warn(d->name, "%s", why);
     json_decref(ok);
 }
@@ -146,11 +179,55 @@ int cli_disk_load(const struct cli_place *p, const char *rel, struct cli_disk *d
     int r = open_file(p, rel, d);
     if (r < 0)
         return r;
+    d->live_st = d->st;
+    d->nlayers = 1;
     if (p->store)
         load_meta(p, d);
+    d->size_bytes = (uint64_t)d->live_st.st_size;
     if (p->socket[0] && cli_disk_is(d))
         load_online(p, d);
     return 0;
+}
+
+/* What is wrong with layer ID, or "". The place's. */
+static const char *verdict(struct cli_place *p, const struct vd_id *id)
+{
+    char hex[VD_ID_HEX], why[VD_META_WHY] = "";
+    vd_id_hex(id, hex);
+    if (!p->verdicts)
+        p->verdicts = json_object();
+    const char *known = json_string_value(json_object_get(p->verdicts, hex));
+    if (known)
+        return known;
+    int r = vd_layer_verify(p->store, id, NULL, why);
+    if (r < 0 && !why[0])
+        snprintf(why, sizeof(why), "a frozen layer cannot be looked at: %s", strerror(-r));
+    json_object_set_new(p->verdicts, hex, vd_ctl_text(r < 0 ? why : ""));
+    return json_string_value(json_object_get(p->verdicts, hex));
+}
+
+void cli_disk_probe(struct cli_place *p, struct cli_disk *d)
+{
+    struct vd_maps *maps = NULL;
+    if (d->online && d->layered)
+        d->nlayers = (uint32_t)json_integer_value(json_object_get(d->online, "nlayers"));
+    else if (d->layered && !d->refused)
+        maps = cli_maps(p);
+    for (uint32_t i = 0; maps && i < d->view.nmaps && !d->broken; i++) {
+        struct vd_map *map = NULL;
+        int r = vd_map_get(maps, &d->view.maps[i], &map, d->why);
+        if (r == -ENOENT)
+            return; /* it is being changed; or missing, which its open will say */
+        d->broken = r < 0;
+        d->nlayers += r == 0 ? vd_map_nlayers(map) : 0;
+        for (uint32_t k = 0; r == 0 && k < vd_map_nlayers(map) && !d->broken; k++) {
+            const char *why = verdict(p, vd_map_layer(map, k));
+            d->broken = *why;
+            if (*why)
+                snprintf(d->why, sizeof(d->why), "%s", why);
+        }
+        vd_map_unref(map);
+    }
 }
 
 void cli_disk_free(struct cli_disk *d)
@@ -194,7 +271,7 @@ void cli_close(struct cli_target *t, struct cli_disk *d)
 
 const char *cli_disk_state(const struct cli_disk *d)
 {
-    return d->refused ? "refused" : "plain";
+    return d->refused || d->broken ? "refused" : d->layered ? "clone" : "plain";
 }
 
 const char *cli_layer_state(enum vd_layer_state state)

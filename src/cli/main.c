@@ -19,26 +19,26 @@ struct command {
 static const struct command commands[] = {
     {"ls", "[PATH]", "list disks", cmd_ls},
     {"info", "PATH", "tell about a disk", cmd_info},
+    {"tree", "[PATH]", "show disks with their snapshots and clones", cmd_tree},
     {"map", "PATH", "show its extents", cmd_map},
     {"explain", "PATH OFFSET", "show the way of one byte", cmd_explain},
+    {"snapshot", "PATH NAME", "keep a disk as it is now", cmd_snapshot},
+    {"snapshots", "PATH", "list its snapshots", cmd_snapshots},
+    {"revert", "PATH NAME", "make it again what it was at a snapshot", cmd_revert},
+    {"snapshot-rm", "PATH NAME", "remove a snapshot", cmd_snapshot_rm},
+    {"clone", "PARENT CHILD [--snapshot NAME]", "make a linked clone", cmd_clone},
+    {"flatten", "PATH", "copy in what lies below it", cmd_flatten},
+    {"resize", "PATH SIZE [--shrink]", "change its size", cmd_resize},
+    {"rm", "PATH", "remove a disk and what only it needs", cmd_rm},
     {"owner", "PATH", "show who owns it", cmd_owner},
+    {"adopt", "PATH --as-plain", "take a file as it is, as a plain disk", cmd_adopt},
     {"cache stats", "[PATH]", "count what the cache did", cmd_cache_stats},
     {"cache flush", "[PATH]", "forget everything cached for a mount", cmd_cache_flush},
-    {"cache drop", "PATH", "forget what is cached of a disk", cmd_cache_drop},
-    {"check", "[PATH]", "verify metadata and cache", cmd_check},
+    {"cache drop", "PATH", "forget what is cached of a disk's live layer", cmd_cache_drop},
+    {"check", "[PATH] [--repair]", "verify metadata, layers and cache", cmd_check},
     {"doctor", "[PATH]", "verify this host's set-up", cmd_doctor},
     {"dump", "PATH", "print every record of a disk's metadata", cmd_dump},
-    {"tree", "[PATH]", NULL, NULL},
-    {"snapshot", "PATH NAME", NULL, NULL},
-    {"snapshots", "PATH", NULL, NULL},
-    {"revert", "PATH NAME", NULL, NULL},
-    {"snapshot-rm", "PATH NAME", NULL, NULL},
-    {"clone", "PARENT CHILD", NULL, NULL},
-    {"flatten", "PATH", NULL, NULL},
-    {"resize", "PATH SIZE", NULL, NULL},
-    {"rm", "PATH", NULL, NULL},
     {"release", "PATH", NULL, NULL},
-    {"adopt", "PATH --as-plain", NULL, NULL},
     {"cache warm", "PATH", NULL, NULL},
     {"cache pin", "PATH", NULL, NULL},
     {"cache unpin", "PATH", NULL, NULL},
@@ -63,13 +63,14 @@ static void print_help(FILE *out)
         if (!commands[i].run)
             continue;
         snprintf(head, sizeof(head), "%s %s", commands[i].words, commands[i].usage);
-        fprintf(out, "  %-22s %s\n", head, commands[i].what);
+        fprintf(out, "  %-36s %s\n", head, commands[i].what);
     }
     fputs("\n"
           "options:\n"
           "  --json                 print one JSON document\n"
           "  --bytes                print sizes exactly\n"
           "  --meta=DIR             where the metadata is, if not in SOURCE/.vdiskfs\n"
+          "  --source=DIR           where the source begins, if that cannot be seen\n"
           "  --cache=DIR            where the cache is, if not in the default place\n"
           "  --help, --version\n",
           out);
@@ -87,16 +88,6 @@ static int match(const struct command *c, char **args, int nargs)
     return nargs >= 2 && strcmp(args[1], second + 1) == 0 ? 2 : 0;
 }
 
-/* A path that begins with a dash is written ./-... */
-static bool options_fit(const struct cli *cli)
-{
-    for (int i = 0; i < cli->nargs; i++)
-        if (cli->args[i][0] == '-' &&
-            !(strcmp(cli->args[i], "--repair") == 0 && strcmp(cli->command, "check") == 0))
-            return false;
-    return true;
-}
-
 static int run(struct cli *cli, char **args, int nargs)
 {
     for (size_t i = 0; i < VD_ARRAY_SIZE(commands); i++) {
@@ -110,7 +101,10 @@ static int run(struct cli *cli, char **args, int nargs)
         cli->nargs = nargs - words;
         if (!c->run)
             return cli_fail(cli, c->words, "not available in this version");
-        return options_fit(cli) ? c->run(cli) : cli_usage_error(cli);
+        /* who has options of its own looks at them itself */
+        if (!strstr(c->usage, "--") && !cli_args_fit(cli, 0, INT_MAX))
+            return cli_usage_error(cli);
+        return c->run(cli);
     }
     if (nargs)
         fprintf(stderr, "vdisk: %s: no such command; see vdisk --help\n", args[0]);
@@ -119,7 +113,7 @@ static int run(struct cli *cli, char **args, int nargs)
     return CLI_USAGE;
 }
 
-/* Our options may stand anywhere; --repair and what later commands take is theirs. Moves what is
+/* Our options may stand anywhere; what else begins with a dash is for the command. Moves what is
  * not ours to the front of ARGV and returns how much that is, or -1 - status to end with. */
 static int parse(struct cli *cli, int argc, char **argv)
 {
@@ -143,6 +137,8 @@ static int parse(struct cli *cli, int argc, char **argv)
             dir = &cli->meta_dir;
         } else if (strncmp(a, "--cache", 7) == 0 && (a[7] == '=' || !a[7])) {
             dir = &cli->cache_dir;
+        } else if (strncmp(a, "--source", 8) == 0 && (a[8] == '=' || !a[8])) {
+            dir = &cli->source_dir;
         } else if (n > 0) {
             argv[n++] = a; /* the command says what it thinks of it */
         } else {

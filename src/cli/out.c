@@ -3,6 +3,7 @@
 #include <libsmartcols.h>
 #include <stdarg.h>
 #include <string.h>
+#include <time.h>
 
 #include "cli.h"
 #include "vd_ctl.h"
@@ -89,6 +90,15 @@ json_t *cli_id_json(const struct vd_id *id, bool known)
     return known && !vd_id_is_zero(id) ? json_string(hex) : json_null();
 }
 
+const char *cli_time(uint64_t unix_s, char buf[32])
+{
+    time_t t = (time_t)unix_s;
+    struct tm tm;
+    if (!gmtime_r(&t, &tm) || !strftime(buf, 32, "%Y-%m-%dT%H:%M:%SZ", &tm))
+        buf[0] = '\0';
+    return buf;
+}
+
 /* ---- tables ---- */
 
 struct cli_table {
@@ -96,17 +106,30 @@ struct cli_table {
     struct libscols_line *line;
 };
 
-struct cli_table *cli_table_new(const struct cli_column *columns, size_t ncolumns)
+static struct cli_table *table_new(const struct cli_column *columns, size_t ncolumns, bool tree)
 {
     struct cli_table *t = calloc(1, sizeof(*t));
     scols_init_debug(0);
     if (!t || !(t->table = scols_new_table()))
         abort();
-    for (size_t i = 0; i < ncolumns; i++)
-        if (!scols_table_new_column(t->table, columns[i].name, 0,
-                                    columns[i].right ? SCOLS_FL_RIGHT : 0))
+    for (size_t i = 0; i < ncolumns; i++) {
+        int flags = columns[i].right ? SCOLS_FL_RIGHT : 0;
+        if (tree && i == 0)
+            flags |= SCOLS_FL_TREE;
+        if (!scols_table_new_column(t->table, columns[i].name, 0, flags))
             abort();
+    }
     return t;
+}
+
+struct cli_table *cli_table_new(const struct cli_column *columns, size_t ncolumns)
+{
+    return table_new(columns, ncolumns, false);
+}
+
+struct cli_table *cli_table_new_tree(const struct cli_column *columns, size_t ncolumns)
+{
+    return table_new(columns, ncolumns, true);
 }
 
 void cli_table_row(struct cli_table *t)
@@ -114,6 +137,14 @@ void cli_table_row(struct cli_table *t)
     t->line = scols_table_new_line(t->table, NULL);
     if (!t->line)
         abort();
+}
+
+struct cli_row *cli_table_row_below(struct cli_table *t, struct cli_row *parent)
+{
+    t->line = scols_table_new_line(t->table, (struct libscols_line *)parent);
+    if (!t->line)
+        abort();
+    return (struct cli_row *)t->line;
 }
 
 void cli_table_set(struct cli_table *t, size_t col, const char *text)

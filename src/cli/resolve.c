@@ -4,7 +4,8 @@
  *
  *   in a mount     the file system's device number is in some daemon's info file; what lies below
  *                  the mount point lies below its source
- *   in a source    of a running daemon; else the nearest folder upwards that has a private folder
+ *   in a source    of a running daemon; else --source, the nearest folder upwards with a private
+ *                  folder in it, or with --meta what the disk's record says
  *   neither        a folder that was never mounted: it is its own source, without metadata
  */
 #include <fcntl.h>
@@ -134,7 +135,9 @@ static void place_set_daemon(struct cli_place *p, const json_t *info)
     snprintf(p->mount, sizeof(p->mount), "%s", text_of(info, "mount"));
     snprintf(p->socket, sizeof(p->socket), "%s", text_of(info, "socket"));
     snprintf(p->meta_dir, sizeof(p->meta_dir), "%s", text_of(info, "meta"));
+    memcpy(p->daemon_meta_dir, p->meta_dir, sizeof(p->daemon_meta_dir));
     snprintf(p->cache_dir, sizeof(p->cache_dir), "%s", text_of(info, "cache"));
+    p->known = true;
 }
 
 /* Fills in what does not depend on how the place was found. */
@@ -160,11 +163,23 @@ static int place_open(const struct cli *cli, const char *path, struct cli_place 
     return 0;
 }
 
+struct vd_maps *cli_maps(struct cli_place *p)
+{
+    if (!p->maps && p->store) {
+        int r = vd_maps_open(p->store, 0, &p->maps);
+        if (r < 0)
+            cli_warn(p->source, "the maps of its disks cannot be opened: %s", strerror(-r));
+    }
+    return p->maps;
+}
+
 void cli_target_free(struct cli_target *t)
 {
+    vd_maps_close(t->place.maps);
     vd_meta_store_close(t->place.store);
     vd_close_p(&t->place.source_fd);
     cli_usage_free(t->place.used);
+    json_decref(t->place.verdicts);
     place_init(&t->place);
 }
 
@@ -223,26 +238,65 @@ static bool find_source(json_t *daemons, const char *real, const struct stat *st
     return true;
 }
 
-static void find_folder(const char *real, bool is_dir, struct cli_target *t)
+/* Where the metadata is elsewhere no folder marks the source; the disk's record tells where the
+ * disk was below it. REAL is cut to the source in DIR. */
+static bool find_by_record(const char *meta_dir, const char *real, char dir[PATH_MAX])
 {
-    char dir[PATH_MAX], private[PATH_MAX + 16], first[PATH_MAX];
-    snprintf(dir, sizeof(dir), "%s", real);
-    if (!is_dir)
-        *vd_max(strrchr(dir, '/'), dir + 1) = '\0';
-    memcpy(first, dir, sizeof(first));
+    vd_cleanup(vd_meta_store_close_p) struct vd_meta_store *store = NULL;
+    vd_cleanup(vd_meta_close_p) struct vd_meta *m = NULL;
+    vd_cleanup_close int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    vd_cleanup_close int fd = open(real, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    struct vd_disk_record record;
+    struct vd_id uuid;
+    char why[VD_META_WHY];
+    bool made;
+    if (root < 0 || fd < 0 || vd_meta_store_open(root, meta_dir, false, &store) < 0 ||
+        vd_meta_bind(store, fd, real, false, &uuid, &made, why) < 0 ||
+        vd_meta_open(store, &uuid, VD_META_READ, &m, why) < 0 || vd_meta_get_disk(m, &record) < 0)
+        return false;
+    size_t len = strlen(real), n = strlen(record.path);
+    if (n == 0 || n + 1 >= len || real[len - n - 1] != '/' ||
+        strcmp(real + len - n, record.path) != 0)
+        return false;
+    snprintf(dir, PATH_MAX, "%.*s", (int)vd_max(len - n - 1, (size_t)1), real);
+    return true;
+}
+
+static bool find_private(const char *first, char dir[PATH_MAX])
+{
+    char private[PATH_MAX + 16];
+    snprintf(dir, PATH_MAX, "%s", first);
     for (;;) {
         struct stat st;
         snprintf(private, sizeof(private), "%s/%s", dir[1] ? dir : "", VD_META_FOLDER);
         if (lstat(private, &st) == 0 && S_ISDIR(st.st_mode))
-            break;
-        if (!dir[1]) {
-            memcpy(dir, first, sizeof(dir)); /* there is none */
-            break;
-        }
+            return true;
+        if (!dir[1])
+            return false;
         *vd_max(strrchr(dir, '/'), dir + 1) = '\0';
     }
-    memcpy(t->place.source, dir, sizeof(dir));
+}
+
+static int find_folder(const struct cli *cli, const char *path, const char *real, bool is_dir,
+                       struct cli_target *t)
+{
+    char first[PATH_MAX], *dir = t->place.source;
+    snprintf(first, sizeof(first), "%s", real);
+    if (!is_dir)
+        *vd_max(strrchr(first, '/'), first + 1) = '\0';
+    t->place.known = true;
+    if (cli->source_dir) {
+        if (!realpath(cli->source_dir, dir))
+            return cli_fail(cli, cli->source_dir, "%s", strerror(errno));
+        if (!below(real, dir))
+            return cli_fail(cli, path, "it is not below the source %s", dir);
+    } else if (!find_private(first, dir) &&
+               (is_dir || !cli->meta_dir || !find_by_record(cli->meta_dir, real, dir))) {
+        memcpy(dir, first, sizeof(first));
+        t->place.known = false;
+    }
     snprintf(t->rel, sizeof(t->rel), "%s", below(real, dir));
+    return 0;
 }
 
 static int fail_dead(const struct cli *cli, const char *path)
@@ -284,9 +338,9 @@ static int find(const struct cli *cli, json_t *daemons, const char *path, struct
         if (strcmp(m.type, "fuse.vdiskfs") == 0)
             return fail_unknown(cli, path, real);
     }
-    if (!find_source(daemons, real, &st, t))
-        find_folder(real, S_ISDIR(st.st_mode), t);
-    return 0;
+    if (find_source(daemons, real, &st, t))
+        return 0;
+    return find_folder(cli, path, real, S_ISDIR(st.st_mode), t);
 }
 
 int cli_resolve(const struct cli *cli, const char *path, struct cli_target *t)

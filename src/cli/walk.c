@@ -12,6 +12,7 @@
 #define DEPTH_MAX 256
 
 struct walk {
+    struct cli_place *place;
     int (*fn)(void *user, const char *rel);
     void *user;
     unsigned depth;
@@ -30,6 +31,13 @@ static int by_name(const struct dirent **a, const struct dirent **b)
     return strcmp((*a)->d_name, (*b)->d_name);
 }
 
+static int unseen(struct walk *w, const char *rel)
+{
+    cli_warn(rel, "%s", strerror(errno));
+    w->place->unseen++;
+    return 0;
+}
+
 /* Takes FD over. A file system in user space below a source is a mount of ours more often than not;
  * it may hang, and what it shows is in some source. */
 static int walk_below(struct walk *w, int fd, size_t len, dev_t parent)
@@ -42,6 +50,8 @@ static int walk_below(struct walk *w, int fd, size_t len, dev_t parent)
         w->depth++;
         r = walk_dir(w, fd, len, false);
         w->depth--;
+    } else {
+        w->place->unseen++;
     }
     close(fd);
     return r;
@@ -50,14 +60,13 @@ static int walk_below(struct walk *w, int fd, size_t len, dev_t parent)
 static int visit(struct walk *w, int dirfd, const char *name, size_t len, dev_t dev)
 {
     int n = snprintf(w->rel + len, sizeof(w->rel) - len, "%s%s", len ? "/" : "", name);
-    if (n < 0 || (size_t)n >= sizeof(w->rel) - len)
-        return 0;
     struct stat st;
-    if (fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0) {
-        if (errno != ENOENT)
-            cli_warn(w->rel, "%s", strerror(errno));
+    if (n < 0 || (size_t)n >= sizeof(w->rel) - len) {
+        w->place->unseen++;
         return 0;
     }
+    if (fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return errno == ENOENT ? 0 : unseen(w, w->rel);
     if (S_ISREG(st.st_mode))
         return w->fn(w->user, w->rel);
     if (!S_ISDIR(st.st_mode))
@@ -65,8 +74,7 @@ static int visit(struct walk *w, int dirfd, const char *name, size_t len, dev_t 
     int fd = openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (fd >= 0)
         return walk_below(w, fd, len + (size_t)n, dev);
-    cli_warn(w->rel, "%s", strerror(errno));
-    return 0;
+    return unseen(w, w->rel);
 }
 
 static int walk_dir(struct walk *w, int dirfd, size_t len, bool root)
@@ -74,10 +82,8 @@ static int walk_dir(struct walk *w, int dirfd, size_t len, bool root)
     struct stat st;
     struct dirent **names;
     int n = fstat(dirfd, &st) < 0 ? -1 : scandirat(dirfd, ".", &names, names_only, by_name);
-    if (n < 0) {
-        cli_warn(len ? w->rel : ".", "%s", strerror(errno));
-        return 0;
-    }
+    if (n < 0)
+        return unseen(w, len ? w->rel : ".");
     int r = 0;
     for (int i = 0; i < n; i++) {
         if (r == 0 && !(root && strcmp(names[i]->d_name, VD_META_FOLDER) == 0))
@@ -89,12 +95,13 @@ static int walk_dir(struct walk *w, int dirfd, size_t len, bool root)
     return r;
 }
 
-int cli_walk(const struct cli_place *p, const char *rel, int (*fn)(void *user, const char *rel),
+int cli_walk(struct cli_place *p, const char *rel, int (*fn)(void *user, const char *rel),
              void *user)
 {
     struct walk *w = calloc(1, sizeof(*w));
     if (!w)
         return -ENOMEM;
+    w->place = p;
     w->fn = fn;
     w->user = user;
     snprintf(w->rel, sizeof(w->rel), "%s", rel);

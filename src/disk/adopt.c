@@ -144,13 +144,16 @@ static int adopt(struct vd_disks *ds, int fd, char why[VD_META_WHY])
     int r = forget(ds, fd, &st);
     if (r < 0)
         return r;
+    struct vd_id live;
+    bool layered = vd_layered_get(fd, &live) != -ENODATA;
+    /* Its name no longer speaks for a disk, and keeps no layer from being swept. */
+    if (layered && (r = vd_layered_mark(fd, &vd_layered_moved)) < 0)
+        return r;
     vd_step("adopt-sweep");
     (void)!vd_disks_sweep(ds, why); /* where it cannot be done the copy below is made for nothing */
     why[0] = '\0';
     if (fstat(fd, &st) < 0)
         return -errno;
-    struct vd_id live;
-    bool layered = vd_layered_get(fd, &live) != -ENODATA;
     if (layered && st.st_nlink > 1) {
         r = break_link(fd, &st);
         if (r < 0)

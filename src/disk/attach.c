@@ -45,6 +45,36 @@ static int new_records(struct vd_disk *d, struct vd_meta *m)
     return r < 0 ? r : vd_meta_commit(m);
 }
 
+/*
+ * The metadata says plain, and the file is marked as one with layers. Either its first snapshot was
+ * cut off, or the metadata is older than the file: then the file may be a frozen layer of others,
+ * which is never written. Who refers to it tells.
+ */
+static int look_at_mark(struct vd_disk *d, char why[VD_META_WHY])
+{
+    struct vd_id live;
+    struct stat st;
+    struct vd_meta_store *store = d->ds->config.meta;
+    int r = vd_layered_get(d->backing->fd, &live);
+    if (r == -EUCLEAN) {
+        snprintf(why, VD_META_WHY, "its attribute " VD_META_XATTR_LAYERED " is damaged; run `vdisk adopt "
+                 "PATH --as-plain` to take its bytes as they are");
+        return r;
+    }
+    if (r < 0)
+        return 0;
+    r = vd_disks_sweep(d->ds, why);
+    if (r >= 0 && vd_layer_stat(store, &vd__live(d)->disk_id, &st) == -ENOENT)
+        return vd_layered_unmark(d->backing->fd);
+    if (r >= 0)
+        snprintf(why, VD_META_WHY, "its metadata is older than its layers, and others stand on its bytes; "
+                 "restore .vdiskfs/disks from a backup, or run `vdisk adopt PATH --as-plain`");
+    else if (!why[0])
+        snprintf(why, VD_META_WHY, "its metadata does not know of its layers, and who stands on them "
+                 "cannot be told now: %s", strerror(-r));
+    return -EUCLEAN;
+}
+
 /* Finds or makes the disk's metadata and learns its names. */
 static int identify(struct vd_disk *d, char why[VD_META_WHY])
 {
@@ -75,11 +105,12 @@ static int identify(struct vd_disk *d, char why[VD_META_WHY])
     }
     if (r == -EUCLEAN && m)
         snprintf(why, VD_META_WHY, "%s", vd_meta_why(m));
-    /* One with layers is loaded under its lock. */
     struct vd_view_record view;
-    if (r == 0 && vd_meta_get_view(m, &view) == -ENOENT)
-        r = vd__disk_load(d, m, why);
-    return r;
+    if (r < 0 || vd_meta_get_view(m, &view) != -ENOENT)
+        return r; /* one with layers is loaded under its lock */
+    r = vd__disk_load(d, m, why);
+    vd_meta_close(vd_steal_ptr(m));
+    return r < 0 ? r : look_at_mark(d, why);
 }
 
 /* Until the metadata says more. */
@@ -120,7 +151,9 @@ static int join(struct vd_disk *d)
             return 0;
     }
     /* What its bytes are is not known without the metadata where it has layers. */
-    if (r != -EUCLEAN && d->backing && vd_layered_get(d->backing->fd, &(struct vd_id){0}) == 0) {
+    struct vd_id live;
+    int marked = vd_layered_get(d->backing->fd, &live);
+    if (r != -EUCLEAN && (marked == 0 || marked == -EUCLEAN)) {
         if (!why[0])
             snprintf(why, VD_META_WHY, "its metadata cannot be used: %s", strerror(-r));
         r = -EUCLEAN;
@@ -139,7 +172,7 @@ int vd__disk_attach(struct vd_disk *d, int path_fd, bool write)
 {
     struct vd_disks_config *c = &d->ds->config;
     struct vd_id live;
-    if (vd_layered_get(path_fd, &live) == 0 && vd_id_eq(&live, &vd__moved))
+    if (vd_layered_get(path_fd, &live) == 0 && vd_id_eq(&live, &vd_layered_moved))
         return -ESTALE;
     int r = vd_lane_open(c->lanes, LANE_THREADS, &d->lane);
     if (r == 0)

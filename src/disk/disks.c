@@ -81,7 +81,8 @@ bool vd_disks_is_disk(struct vd_disks *ds, int path_fd, const struct stat *st)
         return true;
     char path[32];
     snprintf(path, sizeof(path), "/proc/self/fd/%d", path_fd);
-    return getxattr(path, VD_META_XATTR, NULL, 0) > 0;
+    struct vd_id live;
+    return getxattr(path, VD_META_XATTR, NULL, 0) > 0 || vd_layered_get(path_fd, &live) != -ENODATA;
 }
 
 /* With ds->mu held. */

@@ -36,20 +36,21 @@ int vd__hold_loosely(struct vd_disks *ds, int path_fd, const char *path, struct 
         snprintf(why, VD_META_WHY, "it is not a disk: a regular file of 1 MiB or more");
         return -EINVAL;
     }
-    int r = vd_refs_lock(ds->config.meta, false, &h.refs_fd);
-    if (r == -ETIMEDOUT)
-        snprintf(why, VD_META_WHY, "another program holds .vdiskfs/refs; try again later");
-    if (r == 0)
-        r = vd_disk_open(ds, path_fd, path, false, &h.d);
+    int r = vd_disk_open(ds, path_fd, path, false, &h.d);
     if (r == -EUCLEAN)
         snprintf(why, VD_META_WHY, "it is refused; `vdisk check` says why");
-    if (r == 0 && vd_id_is_zero(&h.d->uuid)) {
+    if (r < 0)
+        return r;
+    if (vd_id_is_zero(&h.d->uuid)) {
         snprintf(why, VD_META_WHY, "its metadata cannot be used; the log says why");
-        vd_disk_release(h.d);
         r = -EROFS;
+    } else {
+        r = vd_refs_lock(ds->config.meta, false, &h.refs_fd);
+        if (r == -ETIMEDOUT)
+            snprintf(why, VD_META_WHY, "another program holds .vdiskfs/refs; try again later");
     }
     if (r < 0) {
-        vd_close_p(&h.refs_fd);
+        vd_disk_release(h.d);
         return r;
     }
     *ret_h = h;

@@ -23,9 +23,6 @@
 
 #define ATTRS_MAX 65536u
 
-const struct vd_id vd__moved = {.b = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
-                                      0xff, 0xff, 0xff, 0xff, 0xff}};
-
 struct move {
     struct vd_disk *d;
     struct live *live;
@@ -175,7 +172,7 @@ static int move(struct move *m, char why[VD_META_WHY])
         return r;
     /* The old file may still be a frozen layer of others under its own ID; who comes to it by a name
      * that he looked up before is told to look again. */
-    (void)!vd_layered_mark(d->backing->fd, &vd__moved);
+    (void)!vd_layered_mark(d->backing->fd, &vd_layered_moved);
     (void)!vd_layer_remove(d->ds->config.meta, &m->live->disk_id);
     return 0;
 }

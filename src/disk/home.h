@@ -7,7 +7,4 @@
 /* At the detach, with the exclusive lock: a disk that was flattened gets its file back. What fails is logged, and tried again at the next. */
 void vd__move_home(struct vd_disk *d);
 
-/* The mark (vd_layered_get) of a file that was a disk's before another took its place. */
-extern const struct vd_id vd__moved;
-
 #endif

@@ -142,6 +142,19 @@ static int check_file(struct vd_disk *d, uint64_t ino, char why[VD_META_WHY])
     return r;
 }
 
+/* The mark on the disk's file is not durable with the commit of what it says. */
+static void follow_mark(struct vd_disk *d, const struct live *l)
+{
+    struct vd_id want = l->own_file ? (struct vd_id){0} : l->disk_id, is;
+    if (d->ds->config.read_only || d->moving || d->locked == VD_LOCK_NONE ||
+        (vd_layered_get(d->backing->fd, &is) == 0 && vd_id_eq(&is, &want)))
+        return;
+    int r = vd_layered_mark(d->backing->fd, l->own_file ? NULL : &want);
+    if (r < 0)
+        vd_log_warning("%s: its attribute " VD_META_XATTR_LAYERED " cannot be set: %s", d->path,
+                       strerror(-r));
+}
+
 int vd__disk_load(struct vd_disk *d, struct vd_meta *m, char why[VD_META_WHY])
 {
     struct vd_disk_record disk;
@@ -161,8 +174,10 @@ int vd__disk_load(struct vd_disk *d, struct vd_meta *m, char why[VD_META_WHY])
     r = layered ? layered_view(d, &disk, &layer, &view, &v, why) : plain_view(d, &layer.disk_id, &v);
     if (r < 0)
         return r;
-    if (layered)
+    if (layered) {
         atomic_store(&d->size_bytes, vd_live_map_size(v->live->lm));
+        follow_mark(d, v->live);
+    }
     pthread_mutex_lock(&d->mu);
     d->parent = layered ? view.parent : (struct vd_id){0};
     pthread_mutex_unlock(&d->mu);

@@ -11,7 +11,6 @@
 #include <sys/xattr.h>
 
 #include "freeze.h"
-#include "home.h"
 #include "vd_log.h"
 #include "vd_step.h"
 
@@ -190,7 +189,7 @@ int vd_disks_may_remove(struct vd_disks *ds, int path_fd, char ret_why[VD_META_W
 {
     struct vd_id live, uuid;
     ret_why[0] = '\0';
-    if (!ds->config.meta || vd_layered_get(path_fd, &live) < 0 || vd_id_eq(&live, &vd__moved))
+    if (!ds->config.meta || vd_layered_get(path_fd, &live) < 0 || vd_id_eq(&live, &vd_layered_moved))
         return 0;
     char path[32];
     snprintf(path, sizeof(path), "/proc/self/fd/%d", path_fd);

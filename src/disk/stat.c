@@ -2,13 +2,13 @@
 /* A disk's file as its clients should see it. */
 #include <fcntl.h>
 
-#include "home.h"
+#include "disk.h"
 
 /* The live layer of the file PATH_FD, if it lies elsewhere. */
 static bool live_elsewhere(struct vd_disks *ds, int path_fd, struct vd_id *ret_live)
 {
     return ds->config.meta && vd_layered_get(path_fd, ret_live) == 0 && !vd_id_is_zero(ret_live) &&
-           !vd_id_eq(ret_live, &vd__moved);
+           !vd_id_eq(ret_live, &vd_layered_moved);
 }
 
 void vd_disks_stat(struct vd_disks *ds, int path_fd, struct stat *st)

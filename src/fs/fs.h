@@ -34,7 +34,7 @@
 #include "vd_log.h"
 
 #define VD_NODE_BUCKETS 16384u
-#define VD_ENTRY_TIMEOUT_S 1.0 /* not of what has a disk's size: see vd__fill_entry */
+#define VD_ENTRY_TIMEOUT_S 1.0 /* of what is not a regular file */
 #define VD_ATTR_TIMEOUT_S 1.0  /* of what is not a regular file, and of disks that we own */
 #define VD_PATH_MAX 1024       /* of the hint that goes into records */
 #define VD_PROC_PATH 32        /* "/proc/self/fd/N" */

@@ -245,14 +245,13 @@ void vd__fill_entry(struct vd_fs *fs, struct vd_node *node, const struct stat *s
         .generation = node->id >> 32,
         .attr = *st,
         .attr_timeout = vd__attr_timeout(node),
-        .entry_timeout = VD_ENTRY_TIMEOUT_S,
+        /* A disk's name goes, or gets another inode, behind the kernel's back: by the control
+         * socket, at the end of a flatten, through another mount. So it is asked for each time,
+         * rather than tell the kernel, which waits for the folder's lock and so for requests.
+         * Which small files are disks, or will be, is not asked here. */
+        .entry_timeout = S_ISREG(st->st_mode) ? 0 : VD_ENTRY_TIMEOUT_S,
     };
     vd__client_stat(fs, node->fd, &ret_e->attr);
-    /* The name of a disk goes, or gets another inode, behind the kernel's back: by the control
-     * socket, at the end of a flatten, through another mount. It is asked for each time, which is
-     * simpler than to tell the kernel: that waits for the folder's lock, so for other requests. */
-    if (S_ISREG(st->st_mode) && ret_e->attr.st_size >= (off_t)VD_DISK_MIN_BYTES)
-        ret_e->entry_timeout = 0;
 }
 
 int vd__node_lookup(struct vd_fs *fs, struct vd_node *parent, const char *name,

@@ -72,9 +72,8 @@ status "too many arguments" 2 vdisk info a b
 status "no number" 2 vdisk explain "$SRC/a.raw" 12x
 status "help" 0 vdisk --help
 status "version" 0 vdisk --version
-refused "later" snapshot "not available in this version" snapshot "$SRC/a.raw" now
+refused "later" release "not available in this version" release "$SRC/a.raw"
 refused "later, two words" "cache warm" "not available in this version" cache warm "$SRC/a.raw"
-refused "repair" "$SRC" "not available in this version" check "$SRC" --repair
 ok "usage"
 
 # ---- mounted
