@@ -21,7 +21,6 @@
 
 #include <assert.h>
 #include <fcntl.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 
 #include "vd_file.h"
@@ -48,32 +47,22 @@ int vd__map_taken(struct vd_maps *maps, const struct vd_id *id)
     return r < 0 ? r : taken(maps, name);
 }
 
-static int write_head(int fd, const struct vd__maplog_head *head, struct vd__maplog_scan *ret_scan)
-{
-    uint8_t buf[VD__MAPLOG_HEAD_LEN];
-    struct vd__maplog_scan s = {.head = *head, .len_bytes = sizeof(buf)};
-    if (getrandom(&s.head.salt, sizeof(s.head.salt), 0) != sizeof(s.head.salt))
-        return -EIO;
-    vd__maplog_head_encode(&s.head, buf);
-    *ret_scan = s;
-    return vd_pwrite_full(fd, buf, sizeof(buf), 0);
-}
-
 /* Makes the log that HEAD describes (but for its salt), empty, durable, with its name. */
 static int make_log(struct vd_maps *maps, const struct vd__maplog_head *head,
                     struct vd__maplog **ret_log)
 {
     vd_cleanup(vd__temp_drop) struct vd__temp t = {.fd = -1};
-    struct vd__maplog_scan s;
+    struct vd__maplog_scan s = {.head = *head};
     char name[VD__MAP_NAME];
     vd__map_log_name(&head->id, head->number, name);
     int r = vd__temp_make(maps, name, &t);
     if (r == 0)
-        r = write_head(t.fd, head, &s);
+        r = vd__maplog_init(t.fd, &s.head);
     if (r == 0)
         r = vd__temp_name(&t, name);
     if (r < 0)
         return r;
+    s.len_bytes = VD__MAPLOG_RECORDS_OFF + s.head.room * VD__MAPLOG_RECORD_LEN;
     struct vd__maplog *l = vd__maplog_resume(t.fd, &s);
     if (!l)
         return -ENOMEM;
@@ -107,7 +96,7 @@ static int check_unchanged(struct vd_live_map *lm, int fd)
     if (r < 0)
         return r == -EEXIST ? -ESTALE : r;
     ssize_t n = vd_pread_full(fd, buf, sizeof(buf),
-                              (off_t)(VD__MAPLOG_HEAD_LEN + slot * VD__MAPLOG_RECORD_LEN));
+                              (off_t)(VD__MAPLOG_RECORDS_OFF + slot * VD__MAPLOG_RECORD_LEN));
     if (n < 0)
         return (int)n;
     if (n == sizeof(buf) &&
@@ -121,7 +110,7 @@ static void start(struct vd_live_map *lm, struct vd__maplog *l)
     pthread_mutex_lock(&lm->mark_mu);
     pthread_mutex_lock(&lm->mu);
     lm->oldest = lm->newest = l;
-    lm->last_log = l->number;
+    lm->last_log = l->head.number;
     lm->marked = l->nslots;
     atomic_store_explicit(&lm->pending, l->nslots, memory_order_release);
     pthread_mutex_unlock(&lm->mu);
@@ -188,7 +177,7 @@ static int switch_logs(struct vd_live_map *lm, uint64_t *ret_number, uint64_t *r
     struct vd__maplog *old = lm->newest; /* nobody else changes which one it is */
     assert(old);
     int r = lm->failed ? -EIO : lm->frozen ? -EROFS : 0;
-    if (r == 0 && old->nslots == 0 && old->number == lm->first_log)
+    if (r == 0 && old->nslots == 0 && old->head.number == lm->first_log)
         r = 1;
     pthread_mutex_unlock(&lm->mu);
     if (r != 0)
@@ -196,7 +185,7 @@ static int switch_logs(struct vd_live_map *lm, uint64_t *ret_number, uint64_t *r
     struct vd__maplog_head head = {
         .id = lm->id,
         .layer = lm->layer,
-        .number = old->number + 1,
+        .number = old->head.number + 1,
         .size_bytes = vd_live_map_size(lm),
     };
     struct vd__maplog *l;
@@ -213,7 +202,7 @@ static int switch_logs(struct vd_live_map *lm, uint64_t *ret_number, uint64_t *r
     l->base = old->end + 1;
     old->next = l;
     lm->newest = l;
-    *ret_number = old->number;
+    *ret_number = old->head.number;
     *ret_boundary = l->base;
     pthread_mutex_unlock(&lm->mu);
     vd_step("map: fold begun");

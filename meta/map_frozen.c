@@ -172,7 +172,7 @@ int vd_live_map_freeze(struct vd_live_map *lm, struct vd_map **ret_map)
     m->size_bytes = vd_live_map_size(lm);
     m->nextents = atomic_load(&lm->nextents) + atomic_load(&lm->nrecords);
     m->first_log = lm->first_log;
-    m->last_log = lm->newest ? lm->newest->number : lm->last_log;
+    m->last_log = lm->newest ? lm->newest->head.number : lm->last_log;
     pthread_mutex_unlock(&lm->mu);
     pthread_mutex_lock(&maps->mu);
     struct vd_map *old = find(maps, &m->id, false);

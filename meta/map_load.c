@@ -190,6 +190,23 @@ bool vd__map_still_named(struct vd_maps *maps, const struct vd_id *id, const str
     return t && fstat(t->fd, &b) == 0 && a.st_ino == b.st_ino;
 }
 
+static int find_log(void *user, const char *name, enum vd__map_file kind, const struct vd_id *id,
+                    uint64_t log)
+{
+    return kind == VD__MAP_LOG && vd_id_eq(id, user);
+}
+
+int vd__map_missing(struct vd_maps *maps, const struct vd_id *id, char why[VD_META_WHY])
+{
+    char name[VD__MAP_NAME];
+    struct vd_id copy = *id;
+    int r = vd__maps_each_file(maps, find_log, &copy);
+    if (r <= 0)
+        return r < 0 ? r : -ENOENT;
+    vd__map_table_name(id, name);
+    return vd__map_why(maps, name, "it is missing, and so is the first log", why);
+}
+
 int vd__map_load_any(struct vd_maps *maps, const struct vd_id *id, enum vd_map_trust trust,
                      struct vd__maptab **ret_t, struct vd__loaded *ret_l, char ret_why[VD_META_WHY])
 {
@@ -206,7 +223,7 @@ int vd__map_load_any(struct vd_maps *maps, const struct vd_id *id, enum vd_map_t
         if (r == 0)
             *ret_t = NULL;
         if (r == 0 || vd__map_still_named(maps, id, t))
-            return r;
+            return r == -ENOENT ? vd__map_missing(maps, id, ret_why) : r;
         /* Its logs went into a new table while we looked for them. */
     }
 }

@@ -3,6 +3,7 @@
 #include "map_log.h"
 
 #include <fcntl.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 
 #include "vd_file.h"
@@ -13,6 +14,12 @@
 #define ROOM_SPARE 3u  /* for the marks after a change */
 
 /* ---- reading ---- */
+
+/* Where slot SLOT begins, and NSLOTS slots end. */
+static uint64_t end_of(uint64_t nslots)
+{
+    return VD__MAPLOG_RECORDS_OFF + nslots * VD__MAPLOG_RECORD_LEN;
+}
 
 /* Calls FN for each slot of the file, what is left of the last one too (LEN < 32). */
 static int each_slot(int fd, uint64_t nslots,
@@ -25,7 +32,7 @@ static int each_slot(int fd, uint64_t nslots,
     for (uint64_t slot = 0; slot < nslots;) {
         uint64_t left = (nslots - slot) * VD__MAPLOG_RECORD_LEN;
         ssize_t n = vd_pread_full(fd, buf, vd_min(left, (uint64_t)CHUNK_LEN),
-                                  (off_t)(VD__MAPLOG_HEAD_LEN + slot * VD__MAPLOG_RECORD_LEN));
+                                  (off_t)end_of(slot));
         if (n <= 0)
             return (int)n;
         for (ssize_t at = 0; at < n; at += VD__MAPLOG_RECORD_LEN, slot++) {
@@ -99,27 +106,42 @@ static int scan_slot(void *user, uint64_t slot, const uint8_t *buf, size_t len)
     return 0;
 }
 
+/* The head, read again where it does not verify: the log's owner may have been writing it. */
+static int read_head(int fd, struct vd__maplog_head *ret_head, const char **ret_what)
+{
+    uint8_t buf[VD__MAPLOG_HEAD_LEN];
+    for (int i = 0; i < 3; i++) {
+        ssize_t n = vd_pread_full(fd, buf, sizeof(buf), 0);
+        if (n < 0)
+            return (int)n;
+        *ret_what = "shorter than its head";
+        if (n == sizeof(buf) && vd__maplog_head_decode(buf, ret_head, ret_what) == 0)
+            return 0;
+    }
+    return -EUCLEAN;
+}
+
 static int scan_head(int fd, struct vd__maplog_scan *s, char *why)
 {
     struct stat st;
-    uint8_t buf[VD__MAPLOG_HEAD_LEN];
-    if (fstat(fd, &st) < 0)
-        return -errno;
-    ssize_t n = vd_pread_full(fd, buf, sizeof(buf), 0);
-    if (n < 0)
-        return (int)n;
-    const char *what = "shorter than its head";
-    if (n < (ssize_t)sizeof(buf) || vd__maplog_head_decode(buf, &s->head, &what) < 0) {
+    const char *what;
+    int r = read_head(fd, &s->head, &what);
+    if (r == 0 && fstat(fd, &st) < 0)
+        r = -errno;
+    if (r == 0) {
+        s->len_bytes = (uint64_t)st.st_size;
+        what = "longer than a log can be";
+        if (s->len_bytes > end_of(VD__MAPLOG_SLOTS_MAX + ROOM_MAX))
+            r = -EUCLEAN;
+    }
+    if (r == 0) {
+        what = "it has been cut short";
+        if (s->head.room > VD__MAPLOG_SLOTS_MAX + ROOM_MAX || s->len_bytes < end_of(s->head.room))
+            r = -EUCLEAN;
+    }
+    if (r == -EUCLEAN)
         snprintf(why, VD_META_WHY, "%s", what);
-        return -EUCLEAN;
-    }
-    s->len_bytes = (uint64_t)st.st_size;
-    if (s->len_bytes >
-        VD__MAPLOG_HEAD_LEN + (VD__MAPLOG_SLOTS_MAX + ROOM_MAX) * VD__MAPLOG_RECORD_LEN) {
-        snprintf(why, VD_META_WHY, "longer than a log can be");
-        return -EUCLEAN;
-    }
-    return 0;
+    return r;
 }
 
 int vd__maplog_scan(int fd, enum vd_map_trust trust, struct vd__maplog_scan *ret_scan,
@@ -128,7 +150,7 @@ int vd__maplog_scan(int fd, enum vd_map_trust trust, struct vd__maplog_scan *ret
     struct scanning c = {.trust = trust, .why = ret_why};
     int r = scan_head(fd, &c.s, ret_why);
     if (r == 0)
-        r = each_slot(fd, UINT64_MAX / VD__MAPLOG_HEAD_LEN, scan_slot, &c);
+        r = each_slot(fd, UINT64_MAX / VD__MAPLOG_RECORDS_OFF, scan_slot, &c);
     if (r < 0)
         return r;
     c.s.clean = !c.torn && c.nsound == c.s.nslots && c.nchanges <= c.s.nbelieved;
@@ -179,10 +201,9 @@ struct vd__maplog *vd__maplog_resume(int fd, const struct vd__maplog_scan *scan)
     if (!l)
         return NULL;
     l->fd = fd;
-    l->number = scan->head.number;
-    l->salt = scan->head.salt;
+    l->head = scan->head;
     l->nslots = scan->nslots;
-    l->room = (scan->len_bytes - VD__MAPLOG_HEAD_LEN) / VD__MAPLOG_RECORD_LEN;
+    l->room = (scan->len_bytes - VD__MAPLOG_RECORDS_OFF) / VD__MAPLOG_RECORD_LEN;
     l->known = l->noted = scan->nknown;
     return l;
 }
@@ -195,25 +216,55 @@ void vd__maplog_close(struct vd__maplog *l)
     free(l);
 }
 
-/* Space ahead of the records, so that a sync of them has no size to write. Where the file system
- * cannot reserve it, zeroes do. */
-static int make_room(struct vd__maplog *l)
+/* Makes space for slots [FROM, FROM + N), ahead of the records, so that a sync of them has no size to
+ * write. Where the file system cannot reserve it, zeroes do. */
+static int make_room(int fd, uint64_t from, uint64_t n)
 {
-    static const uint8_t zero[VD__MAPLOG_HEAD_LEN];
-    uint64_t n = vd_min(l->room, (uint64_t)ROOM_MAX);
-    n = vd_max(n, (uint64_t)ROOM_MIN);
-    off_t off = (off_t)(VD__MAPLOG_HEAD_LEN + l->room * VD__MAPLOG_RECORD_LEN);
-    off_t len = (off_t)(n * VD__MAPLOG_RECORD_LEN);
+    static const uint8_t zero[4096];
+    off_t off = (off_t)end_of(from), end = (off_t)end_of(from + n);
     int r;
     do
-        r = fallocate(l->fd, 0, off, len) < 0 ? -errno : 0;
+        r = fallocate(fd, 0, off, end - off) < 0 ? -errno : 0;
     while (r == -EINTR);
-    if (r == -EOPNOTSUPP)
-        for (r = 0; r == 0 && len > 0; off += sizeof(zero), len -= (off_t)sizeof(zero))
-            r = vd_pwrite_full(l->fd, zero, vd_min(sizeof(zero), (size_t)len), off);
+    if (r != -EOPNOTSUPP)
+        return r;
+    for (r = 0; r == 0 && off < end; off += sizeof(zero))
+        r = vd_pwrite_full(fd, zero, vd_min(sizeof(zero), (size_t)(end - off)), off);
+    return r;
+}
+
+static int grow(struct vd__maplog *l)
+{
+    uint64_t n = vd_min(l->room, (uint64_t)ROOM_MAX);
+    n = vd_max(n, (uint64_t)ROOM_MIN);
+    int r = make_room(l->fd, l->room, n);
     if (r == 0)
         l->room += n;
     return r;
+}
+
+static int write_head(int fd, const struct vd__maplog_head *head)
+{
+    uint8_t buf[VD__MAPLOG_HEAD_LEN];
+    vd__maplog_head_encode(head, buf);
+    return vd_pwrite_full(fd, buf, sizeof(buf), 0);
+}
+
+int vd__maplog_init(int fd, struct vd__maplog_head *head)
+{
+    if (getrandom(&head->salt, sizeof(head->salt), 0) != sizeof(head->salt))
+        return -EIO;
+    head->room = ROOM_MIN;
+    int r = make_room(fd, 0, ROOM_MIN);
+    return r < 0 ? r : write_head(fd, head);
+}
+
+int vd__maplog_note_room(struct vd__maplog *l, uint64_t room)
+{
+    if (room <= l->head.room)
+        return 0;
+    l->head.room = room;
+    return write_head(l->fd, &l->head);
 }
 
 int vd__maplog_append(struct vd__maplog *l, const struct vd__maplog_record *r, bool *ret_broken)
@@ -224,13 +275,13 @@ int vd__maplog_append(struct vd__maplog *l, const struct vd__maplog_record *r, b
     if (!is_mark && l->nslots >= VD__MAPLOG_SLOTS_MAX)
         return -ENOSPC;
     while (err == 0 && l->room < l->nslots + (is_mark ? 1 : 1 + ROOM_SPARE))
-        err = make_room(l);
+        err = grow(l);
     if (err < 0)
         return err;
     uint8_t buf[VD__MAPLOG_RECORD_LEN];
-    vd__maplog_record_encode(r, l->nslots, l->salt, buf);
+    vd__maplog_record_encode(r, l->nslots, l->head.salt, buf);
     err = vd_pwrite_full(l->fd, buf, sizeof(buf),
-                         (off_t)(VD__MAPLOG_HEAD_LEN + l->nslots * VD__MAPLOG_RECORD_LEN));
+                         (off_t)end_of(l->nslots));
     *ret_broken = err < 0;
     if (err == 0)
         l->nslots++;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The log of a live map: a head of 4 KiB and records of 32 bytes.
+ * The log of a live map: a head in 4 KiB and records of 32 bytes.
  *
  *   OWN, ZERO  first block, number of blocks
  *   SIZE       size of the disk in bytes
@@ -24,7 +24,8 @@
 
 #include "map_bits.h"
 
-#define VD__MAPLOG_HEAD_LEN 4096u
+#define VD__MAPLOG_HEAD_LEN 512u     /* of its space, the rest is zero */
+#define VD__MAPLOG_RECORDS_OFF 4096u
 #define VD__MAPLOG_RECORD_LEN 32u
 #define VD__MAPLOG_SLOTS_MAX (1ull << 25) /* a fold is wanted after 2^18 */
 
@@ -33,6 +34,7 @@ struct vd__maplog_head {
     uint64_t number;
     uint64_t size_bytes; /* of the disk when the log was begun */
     uint64_t salt;
+    uint64_t room; /* slots; the file has been, durably, at least that long */
 };
 
 enum vd__maplog_type {
@@ -90,7 +92,7 @@ int vd__maplog_apply(int fd, const struct vd__maplog_scan *scan, struct vd__bits
 struct vd__maplog {
     struct vd__maplog *next; /* newer */
     int fd;                  /* constant */
-    uint64_t number, salt;   /* constant */
+    struct vd__maplog_head head; /* constant, but for its room: of the marking thread */
     uint64_t base;           /* sequence number of slot 0 */
     uint64_t nslots;
     uint64_t end;   /* sequence number behind the last change; set when the next takes over */
@@ -98,6 +100,10 @@ struct vd__maplog {
     uint64_t known; /* slots below are durable; of the marking thread */
     uint64_t noted; /* the last mark's S */
 };
+
+/* Writes an empty log, with its first room, into the empty file FD; HEAD's salt and room are chosen.
+ * 0, -errno. */
+int vd__maplog_init(int fd, struct vd__maplog_head *head) VD_WARN_UNUSED;
 
 /* Takes over FD, a log that SCAN read, to go on at its end. NULL: no memory (FD stays the
  * caller's). */
@@ -112,5 +118,9 @@ VD_DEFINE_CLEANUP(struct vd__maplog, vd__maplog_close)
  */
 int vd__maplog_append(struct vd__maplog *l, const struct vd__maplog_record *r,
                       bool *ret_broken) VD_WARN_UNUSED;
+
+/* Says in the head, not synced, that the file's length has been synced with ROOM slots, so that one
+ * that was cut short later is known for it. 0, -errno: it is not known what the head says. */
+int vd__maplog_note_room(struct vd__maplog *l, uint64_t room) VD_WARN_UNUSED;
 
 #endif

@@ -2,8 +2,9 @@
 /*
  * Bytes of a log, little-endian.
  *
- *   head    u64 magic | u32 version | u32 0 | map ID | layer's disk ID | u64 number | u64 size_bytes |
- *           u64 salt | zeroes | u32 CRC32C of all before
+ *   head    u64 magic | u32 version | u32 0 | map ID | layer's disk ID | u64 number |
+ *           u64 size_bytes | u64 salt | u64 room | zeroes | u32 CRC32C of all before. In one sector,
+ *           because its room is written again.
  *   record  u32 CRC32C of the slot (u64) and what follows | u32 type | u64 a | u64 b | u64 salt
  */
 #include <assert.h>
@@ -15,7 +16,7 @@
 #define MAGIC 0x676f6c70616d6476ull /* "vdmaplog" */
 #define VERSION 1u
 
-static_assert(VD__MAPLOG_HEAD_LEN % VD__MAPLOG_RECORD_LEN == 0, "records are aligned");
+static_assert(VD__MAPLOG_RECORDS_OFF % VD__MAPLOG_RECORD_LEN == 0, "records are aligned");
 static_assert(512 % VD__MAPLOG_RECORD_LEN == 0, "no record is torn by a sector");
 static_assert(VD__MAPLOG_RECORD_LEN == 4 + 4 + 8 + 8 + 8, "a record's fields");
 
@@ -29,6 +30,7 @@ void vd__maplog_head_encode(const struct vd__maplog_head *h, uint8_t ret_buf[VD_
     vd_put_le64(ret_buf + 48, h->number);
     vd_put_le64(ret_buf + 56, h->size_bytes);
     vd_put_le64(ret_buf + 64, h->salt);
+    vd_put_le64(ret_buf + 72, h->room);
     vd_put_le32(ret_buf + VD__MAPLOG_HEAD_LEN - 4, vd_crc32c(0, ret_buf, VD__MAPLOG_HEAD_LEN - 4));
 }
 
@@ -49,6 +51,7 @@ int vd__maplog_head_decode(const uint8_t buf[VD__MAPLOG_HEAD_LEN], struct vd__ma
         .number = vd_get_le64(buf + 48),
         .size_bytes = vd_get_le64(buf + 56),
         .salt = vd_get_le64(buf + 64),
+        .room = vd_get_le64(buf + 72),
     };
     memcpy(h.id.b, buf + 16, 16);
     memcpy(h.layer.b, buf + 32, 16);

@@ -19,7 +19,7 @@ static int mark_oldest(struct vd_live_map *lm, uint64_t target, bool *ret_lost)
     pthread_mutex_lock(&lm->mu);
     struct vd__maplog *l = lm->oldest;
     bool end = l->next && target >= l->end, here = target > l->base;
-    uint64_t slot = l->nslots;
+    uint64_t slot = l->nslots, room = l->room;
     struct vd__maplog_record m = {
         .type = end ? VD__MAPLOG_END : VD__MAPLOG_MARK,
         .a = end ? slot : vd_min(target - l->base, slot),
@@ -30,9 +30,10 @@ static int mark_oldest(struct vd_live_map *lm, uint64_t target, bool *ret_lost)
     if (r < 0 || !here)
         return r;
     vd_step("map: mark written");
-    if (fdatasync(l->fd) < 0) {
+    r = fdatasync(l->fd) < 0 ? -errno : vd__maplog_note_room(l, room);
+    if (r < 0) {
         *ret_lost = true;
-        return -errno;
+        return r;
     }
     vd_step("map: mark synced");
     pthread_mutex_lock(&lm->mu);

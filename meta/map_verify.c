@@ -79,6 +79,8 @@ static int verify_logs(struct verifying *v)
         vd__maps_each_file(v->maps, note_log, v); /* first, so that a newer one is no surprise */
     if (r == 0)
         r = vd__map_load(v->maps, v->id, v->t, VD_MAP_TRUST_MARKED, UINT64_MAX, &l, why);
+    if (r == -ENOENT && vd__map_still_named(v->maps, v->id, v->t))
+        r = vd__map_missing(v->maps, v->id, why);
     if (r == -EUCLEAN)
         return say(v, why);
     return r < 0 ? r : verify_order(v, l.last_log);

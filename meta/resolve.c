@@ -9,8 +9,8 @@ int vd_resolve(const struct vd_live_map *lm, struct vd_map *const *maps, unsigne
     if (lm) {
         enum vd_block_state s = vd_live_map_get(lm, first, run, &run);
         if (s != VD_BLOCK_BELOW) {
-            *ret_owner = (struct vd_block_owner){.kind = s == VD_BLOCK_OWN ? VD_OWNED_LIVE
-                                                                           : VD_OWNED_ZERO};
+            *ret_owner =
+                (struct vd_block_owner){.kind = s == VD_BLOCK_OWN ? VD_OWNED_LIVE : VD_OWNED_ZERO};
             *ret_run = run;
             return 0;
         }

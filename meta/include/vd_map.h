@@ -156,6 +156,10 @@ int vd_live_map_each(const struct vd_live_map *lm,
  */
 int vd_live_map_freeze(struct vd_live_map *lm, struct vd_map **ret_map) VD_WARN_UNUSED;
 
+/* Attributes of the log that was read last, of a map that was opened and not begun: as long as they are
+ * the same nobody has changed the map. 0; -ESTALE: there is a later log; -ENOENT, -errno. */
+int vd_live_map_stat(const struct vd_live_map *lm, struct stat *ret_st) VD_WARN_UNUSED;
+
 /* ---- frozen maps ---- */
 
 #define VD_MAP_NONE UINT32_MAX        /* the map does not know the block */

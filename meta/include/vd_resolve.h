@@ -22,8 +22,8 @@ struct vd_block_owner {
  * Who owns block FIRST; RET_RUN (at most NBLOCKS > 0): for how many blocks from it on the answer holds (ask again for the rest, which may
  * have the same answer). LM may be NULL. 0; -EAGAIN: a page of a map would have to be read and MAY_BLOCK is false; -EUCLEAN, -errno as vd_map_find. Any thread.
  */
-int vd_resolve(const struct vd_live_map *lm, struct vd_map *const *maps, unsigned nmaps, uint64_t first,
-               uint64_t nblocks, bool may_block, struct vd_block_owner *ret_owner,
+int vd_resolve(const struct vd_live_map *lm, struct vd_map *const *maps, unsigned nmaps,
+               uint64_t first, uint64_t nblocks, bool may_block, struct vd_block_owner *ret_owner,
                uint64_t *ret_run) VD_WARN_UNUSED;
 
 /* How deep the answer lies: 0 the live layer, 1 the newest frozen one, and so on, as qemu-img counts. -1 for zero and none. */

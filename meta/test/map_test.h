@@ -2,7 +2,7 @@
 /*
  * What the tests of maps share: a store with maps, and a model to compare with.
  *
- * The model cuts the block numbers, up to the highest, into cells of very different length, some of
+ * The model cuts the block numbers, up to very high ones, into cells of very different length, some of
  * which end where the tree of a live map has an edge; changes are of whole cells. The try_
  * functions contain no ck_*, for forked processes.
  */

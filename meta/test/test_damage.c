@@ -381,5 +381,5 @@ int main(void)
         truncated_under_a_reader,
         overwritten_under_a_writer,
     };
-    return run_suite("meta-damage", tests, VD_ARRAY_SIZE(tests), 120);
+    return run_suite("meta-damage", tests, VD_ARRAY_SIZE(tests), 240);
 }

@@ -38,7 +38,7 @@ static void live_life(uint64_t seed, bool small)
     struct vd_id id = map_id(seed), layer = map_id(77);
     must_make_live(&p, &id, &layer, m.size_bytes);
     ck_assert_int_eq(vd_live_map_make(p.maps, &id, &layer, 1), -EEXIST);
-    for (int life = 0; life < 40; life++) {
+    for (int life = 0; life < 25; life++) {
         struct vd_live_map *lm = must_open_live(&p, &id, VD_MAP_TRUST_ALL);
         check_live(lm, &m);
         check_each(lm, &m);
@@ -47,9 +47,10 @@ static void live_life(uint64_t seed, bool small)
         for (int i = 0; i < 120; i++) {
             ck_assert_int_eq(try_change(lm, &m, &r), 0);
             ck_assert(!vd_live_map_empty(lm) || m.size_bytes != 12345);
-            switch (rng_next(&r) % 24) {
+            switch (rng_next(&r) % 64) {
             case 0:
             case 1:
+            case 4:
                 ck_assert_int_eq(try_flush(lm), 0);
                 break;
             case 2:

@@ -157,8 +157,8 @@ static int adopt(struct vd_disks *ds, int fd, char why[VD_META_WHY])
     if (layered && st.st_nlink > 1) {
         r = break_link(fd, &st);
         if (r < 0)
-            snprintf(why, VD_META_WHY, "others stand on its bytes, and they could not be copied: %s",
-                     strerror(-r));
+            snprintf(why, VD_META_WHY,
+                     "others stand on its bytes, and they could not be copied: %s", strerror(-r));
         return r;
     }
     vd_step("adopt-unname");

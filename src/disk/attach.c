@@ -57,7 +57,8 @@ static int look_at_mark(struct vd_disk *d, char why[VD_META_WHY])
     struct vd_meta_store *store = d->ds->config.meta;
     int r = vd_layered_get(d->backing->fd, &live);
     if (r == -EUCLEAN) {
-        snprintf(why, VD_META_WHY, "its attribute " VD_META_XATTR_LAYERED " is damaged; run `vdisk adopt "
+        snprintf(why, VD_META_WHY,
+                 "its attribute " VD_META_XATTR_LAYERED " is damaged; run `vdisk adopt "
                  "PATH --as-plain` to take its bytes as they are");
         return r;
     }
@@ -67,11 +68,14 @@ static int look_at_mark(struct vd_disk *d, char why[VD_META_WHY])
     if (r >= 0 && vd_layer_stat(store, &vd__live(d)->disk_id, &st) == -ENOENT)
         return vd_layered_unmark(d->backing->fd);
     if (r >= 0)
-        snprintf(why, VD_META_WHY, "its metadata is older than its layers, and others stand on its bytes; "
+        snprintf(why, VD_META_WHY,
+                 "its metadata is older than its layers, and others stand on its bytes; "
                  "restore .vdiskfs/disks from a backup, or run `vdisk adopt PATH --as-plain`");
     else if (!why[0])
-        snprintf(why, VD_META_WHY, "its metadata does not know of its layers, and who stands on them "
-                 "cannot be told now: %s", strerror(-r));
+        snprintf(why, VD_META_WHY,
+                 "its metadata does not know of its layers, and who stands on them "
+                 "cannot be told now: %s",
+                 strerror(-r));
     return -EUCLEAN;
 }
 
@@ -118,7 +122,7 @@ static int first_view(struct vd_disk *d)
 {
     struct vd_id none = {0};
     struct live *live = vd__live_new(&none, d->backing, true, NULL);
-    struct view *v = live ? vd__view_new(live, NULL, 0) : NULL;
+    struct view *v = live ? vd__view_new(d, live, NULL, 0) : NULL;
     if (!v) {
         free(live);
         return -ENOMEM;

@@ -181,7 +181,8 @@ static int give_name(struct clone *c, int dir_fd, const char *name)
         if (errno == EEXIST)
             snprintf(c->why, VD_META_WHY, "%.300s exists already", c->path);
         else if (errno == EXDEV)
-            snprintf(c->why, VD_META_WHY, "%.300s is not on the file system of .vdiskfs/layers", c->path);
+            snprintf(c->why, VD_META_WHY, "%.300s is not on the file system of .vdiskfs/layers",
+                     c->path);
         return -errno;
     }
     if (fsync(dir_fd) < 0)

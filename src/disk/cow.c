@@ -75,7 +75,8 @@ static bool all_own(const struct live *l, uint64_t first, uint64_t nblocks)
 }
 
 /* Bytes [OFF, +LEN) of the file change to DATA; the cache follows. */
-static int put_bytes(struct vd_disk *d, struct live *l, uint64_t off, const uint8_t *data, size_t len)
+static int put_bytes(struct vd_disk *d, struct live *l, uint64_t off, const uint8_t *data,
+                     size_t len)
 {
     struct vd_cache_layer *cache = atomic_load_explicit(&l->cache, memory_order_acquire);
     struct vd_cache_write w = {.first_block = off >> VD_BLOCK_SHIFT,
@@ -85,8 +86,8 @@ static int put_bytes(struct vd_disk *d, struct live *l, uint64_t off, const uint
     ssize_t n = vd_backing_pwrite(l->backing, data, len, off);
     uint64_t first = vd_align_up(off, VD_BLOCK_SIZE);
     uint64_t end = vd_align_down(off + len, VD_BLOCK_SIZE);
-    bool admit = n == (ssize_t)len && end > first &&
-                 d->ds->config.cache_mode == VD_CACHE_WRITETHROUGH;
+    bool admit =
+        n == (ssize_t)len && end > first && d->ds->config.cache_mode == VD_CACHE_WRITETHROUGH;
     if (cache && admit)
         vd_cache_write_end(cache, &w, data + (first - off), first >> VD_BLOCK_SHIFT,
                            (uint32_t)((end - first) >> VD_BLOCK_SHIFT));
@@ -181,7 +182,8 @@ static int write_within(struct vd_disk *d, struct view *v, uint64_t off, const u
     return r;
 }
 
-int vd__cow_copy_up(struct vd_disk *d, struct view *v, uint64_t first, uint32_t nblocks, uint8_t *buf)
+int vd__cow_copy_up(struct vd_disk *d, struct view *v, uint64_t first, uint32_t nblocks,
+                    uint8_t *buf)
 {
     struct range range;
     range_lock(d, &range, first, nblocks);
@@ -371,7 +373,8 @@ static int zero_within(struct vd_disk *d, struct view *v, enum vd_zero_mode mode
     return r;
 }
 
-int vd__cow_zero(struct vd_disk *d, struct view *v, enum vd_zero_mode mode, uint64_t off, uint64_t len)
+int vd__cow_zero(struct vd_disk *d, struct view *v, enum vd_zero_mode mode, uint64_t off,
+                 uint64_t len)
 {
     int r = 0;
     if (mode == VD_ALLOC_EXTEND || mode == VD_ZERO_EXTEND)

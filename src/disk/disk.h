@@ -103,7 +103,7 @@ struct vd_disks {
     pthread_mutex_t mu;
     pthread_cond_t changed; /* some disk's life changed */
     struct vd_list disks;   /* lock: mu */
-    struct vd_list past; /* lock: mu; struct past_disk, one for each that was ever attached */
+    struct vd_list past;    /* lock: mu; struct past_disk, one for each that was ever attached */
 };
 
 struct retired_layer {
@@ -134,7 +134,7 @@ struct chain {
 
 /* The layer that is written. */
 struct live {
-    unsigned refs; /* lock: d->mu */
+    unsigned refs;        /* lock: d->mu */
     struct vd_id disk_id; /* zero: no metadata, never cached */
     struct vd_backing *backing;
     bool own_file;          /* backing is the disk's own */
@@ -175,16 +175,19 @@ struct flush_round {
 /* Work on a disk's maps that goes on behind its clients' backs. */
 struct keep {
     struct vd_job job;
-    bool queued;         /* lock: d->mu */
+    bool queued; /* lock: d->mu */
     atomic_bool stop;
     atomic_ullong done, total; /* extents of the merge under way */
-    uint64_t failed_ms;  /* lock: d->mu; when it last failed */
+    uint64_t failed_ms;        /* lock: d->mu; when it last failed */
 };
 
 /* Tells whether metadata changed since it was read. */
-struct meta_stamp {
+struct file_stamp {
     uint64_t ino, size_bytes;
     int64_t mtime_ns, ctime_ns;
+};
+struct meta_stamp {
+    struct file_stamp records, log;
 };
 
 struct vd_disk {
@@ -198,7 +201,8 @@ struct vd_disk {
     struct past_disk *past; /* fixed; its counters change under ds->mu */
     struct vd_job detach_job;
 
-    struct vd_backing *backing; /* the disk's own file: names, locks; its blocks too while it is the live layer's */
+    struct vd_backing *
+        backing; /* the disk's own file: names, locks; its blocks too while it is the live layer's */
     struct vd_lane *lane;
     struct vd_id uuid; /* zero: no metadata, never cached; fixed after attach */
 
@@ -210,14 +214,17 @@ struct vd_disk {
     enum vd_lock locked;             /* lock: mu; what we hold on the file; ahead of state */
     struct vd_cache_witness witness; /* lock: own_mu; what the cache holds of the live layer */
     _Atomic uint64_t generation;     /* the witness's, for who must not wait for own_mu */
-    struct vd_identity identity;     /* lock: mu; of the live layer's file, as far as we know why it changed */
-    uint64_t epoch;                  /* lock: mu */
-    struct meta_stamp stamp;         /* lock: mu; of the metadata that the view is made of */
-    struct vd_id parent;             /* lock: mu; UUID of the disk it was cloned from */
-    bool moving;                     /* lock: own_mu; see home.c */
-    atomic_bool gone;                /* its last name was removed through this mount */
-    char path[1024];                 /* below the source when it was attached; fixed */
-    uint64_t refused_logged_ms;      /* lock: mu; when a refused write was last logged */
+    struct vd_identity
+        identity;   /* lock: mu; of the live layer's file, as far as we know why it changed */
+    uint64_t epoch; /* lock: mu */
+    struct meta_stamp stamp; /* lock: mu; of the metadata that the view is made of */
+    struct vd_id parent;     /* lock: mu; UUID of the disk it was cloned from */
+    bool moving;             /* lock: own_mu; see home.c */
+    atomic_bool gone;        /* its last name was removed through this mount */
+    char path[1024];         /* below the source when it was attached; fixed */
+    uint64_t
+        share_tried_ms; /* lock: mu; when a lock was last asked for, while another mount has it */
+    uint64_t refused_logged_ms; /* lock: mu; when a refused write was last logged */
 
     /* changes: none is under way while the gate is shut (pause.c) */
     struct {
@@ -264,14 +271,15 @@ struct io {
     uint8_t *data; /* IO_SMALL_BLOCKS or VD_IO_MAX_BLOCKS blocks, aligned to a block */
     bool large;
     /* of a read */
-    struct run few[IO_RUNS], *runs, *many; /* runs is few or many, which is freed with the request */
-    uint32_t nruns, at;                    /* the run being worked on */
-    struct vd_cache_layer *cache;          /* of that run; NULL: read past */
+    struct run few[IO_RUNS], *runs,
+        *many;                    /* runs is few or many, which is freed with the request */
+    uint32_t nruns, at;           /* the run being worked on */
+    struct vd_cache_layer *cache; /* of that run; NULL: read past */
     struct vd_cache_read look;
     struct vd_cache_fill fill;
     uint64_t hit_bytes;
-    bool waited;   /* has waited for another's fill of this run once */
-    bool in_lane;  /* may wait for the backing */
+    bool waited;  /* has waited for another's fill of this run once */
+    bool in_lane; /* may wait for the backing */
     bool missed, joined;
     /* of the requests that are put off */
     enum io_kind { IO_WRITE, IO_FLUSH, IO_ZERO, IO_TRUNCATE, IO_SEEK } kind;
@@ -287,7 +295,8 @@ void vd__disk_io_drain(struct vd_disks *ds);
 struct view *vd__view_get(struct vd_disk *d, unsigned *ret_shard);
 void vd__view_put(struct view *v, unsigned shard);
 /* A view of LIVE and the chains, whose references it takes over. NULL without memory (nothing is taken then). */
-struct view *vd__view_new(struct live *live, struct chain *const *chains, unsigned nchains);
+struct view *vd__view_new(struct vd_disk *d, struct live *live, struct chain *const *chains,
+                          unsigned nchains);
 /* Puts V in place of the disk's view and lets go of older ones that nobody uses. */
 void vd__view_publish(struct vd_disk *d, struct view *v);
 void vd__view_reap(struct vd_disk *d);
@@ -330,7 +339,8 @@ int vd__disk_follow(struct vd_disk *d, char why[VD_META_WHY]);
 /* runs.c: which layers hold the blocks of a request */
 int vd__runs_find(struct io *io, bool may_block);
 /* Reads blocks through view V, by the cache where it has them; for those who may block. Fills nothing. BUF is aligned. */
-int vd__view_read(struct vd_disk *d, struct view *v, uint64_t first, uint32_t nblocks, uint8_t *buf);
+int vd__view_read(struct vd_disk *d, struct view *v, uint64_t first, uint32_t nblocks,
+                  uint8_t *buf);
 
 /* pause.c: enter and leave bracket each change. enter: false: the gate is shut and IO will be queued again when it opens. */
 bool vd__change_enter(struct vd_disk *d, struct io *io, unsigned *ret_shard);
@@ -342,11 +352,14 @@ int vd__changes_stop(struct vd_disk *d);
 void vd__changes_go_on(struct vd_disk *d);
 
 /* cow.c: changes of a disk with layers, behind the gate of pause.c */
-ssize_t vd__cow_write(struct vd_disk *d, struct view *v, uint64_t off, const void *data, size_t len);
-int vd__cow_zero(struct vd_disk *d, struct view *v, enum vd_zero_mode mode, uint64_t off, uint64_t len);
+ssize_t vd__cow_write(struct vd_disk *d, struct view *v, uint64_t off, const void *data,
+                      size_t len);
+int vd__cow_zero(struct vd_disk *d, struct view *v, enum vd_zero_mode mode, uint64_t off,
+                 uint64_t len);
 int vd__cow_truncate(struct vd_disk *d, struct view *v, uint64_t size);
 /* Makes blocks that are not the live layer's its own, as they are. BUF (NBLOCKS blocks) is scratch. */
-int vd__cow_copy_up(struct vd_disk *d, struct view *v, uint64_t first, uint32_t nblocks, uint8_t *buf);
+int vd__cow_copy_up(struct vd_disk *d, struct view *v, uint64_t first, uint32_t nblocks,
+                    uint8_t *buf);
 
 /* Blocks that read as zeroes and are not the live layer's become its own, a hole in its file. */
 int vd__cow_own_hole(struct vd_disk *d, struct view *v, uint64_t first, uint64_t nblocks);
@@ -374,6 +387,8 @@ int vd__disk_settled_identity(struct vd_disk *d, struct vd_identity *ret_id);
 /* own.c: brings the disk to STATE (shared or exclusive) or higher. 0, -EBUSY (RET_WHY), -errno.
  * Blocks. */
 int vd__disk_acquire(struct vd_disk *d, enum vd_owner_state state, char ret_why[VD_META_WHY]);
+/* Shared, if nobody stands in the way and nobody is at it; asks nobody. 0, -EAGAIN, -errno. */
+int vd__disk_share_if_free(struct vd_disk *d, char why[VD_META_WHY]);
 /* With own_mu held: the exclusive lock, for a change of the disk's layers that writes no block. BEFORE for vd__disk_unlock_to. */
 int vd__disk_lock_alone(struct vd_disk *d, enum vd_lock *ret_before, char why[VD_META_WHY]);
 void vd__disk_unlock_to(struct vd_disk *d, enum vd_lock before);
@@ -389,11 +404,14 @@ void vd__disk_witness_begin_writes(struct vd_disk *d, const struct vd_id *token)
 void vd__disk_witness_detach(struct vd_disk *d, const struct vd_identity *now, bool durable);
 /* Of a new live layer DISK_ID: makes the cache's witness, to be written at once, and opens its place. RET_CACHE NULL where it cannot be cached. */
 void vd__witness_new(struct vd_disks *ds, const struct vd_id *disk_id, const struct vd_id *token,
-                     const struct vd_identity *id, struct vd_cache_witness *ret_w, struct vd_cache_layer **ret_cache);
+                     const struct vd_identity *id, struct vd_cache_witness *ret_w,
+                     struct vd_cache_layer **ret_cache);
 /* Of a frozen layer: the key under which the cache holds what is good of it; a new one where nothing is. */
-int vd__witness_frozen(struct vd_disks *ds, const struct vd_layer_file *file, struct vd_cache_key *ret_key);
+int vd__witness_frozen(struct vd_disks *ds, const struct vd_layer_file *file,
+                       struct vd_cache_key *ret_key);
 /* A layer was frozen and its copies passed the barrier: they may be trusted from now on. */
-void vd__witness_freeze(struct vd_disks *ds, const struct vd_layer_file *file, const struct vd_cache_witness *was);
+void vd__witness_freeze(struct vd_disks *ds, const struct vd_layer_file *file,
+                        const struct vd_cache_witness *was);
 
 /* disks.c */
 int vd__disk_identity(struct vd_disk *d, struct vd_identity *ret_id); /* of the live layer's file */

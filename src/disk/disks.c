@@ -82,7 +82,8 @@ bool vd_disks_is_disk(struct vd_disks *ds, int path_fd, const struct stat *st)
     char path[32];
     snprintf(path, sizeof(path), "/proc/self/fd/%d", path_fd);
     struct vd_id live;
-    return getxattr(path, VD_META_XATTR, NULL, 0) > 0 || vd_layered_get(path_fd, &live) != -ENODATA;
+    int marked = vd_layered_get(path_fd, &live);
+    return marked == 0 || marked == -EUCLEAN || getxattr(path, VD_META_XATTR, NULL, 0) > 0;
 }
 
 /* With ds->mu held. */

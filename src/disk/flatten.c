@@ -146,13 +146,12 @@ static int publish(struct vd_disk *d, struct live *old)
         /* The same layer, the same place in the cache. */
         struct vd_cache_key key = {.disk_id = old->disk_id, .generation = d->witness.generation};
         struct vd_cache_layer *cache = NULL;
-        if (atomic_load(&old->cache) &&
-            vd_cache_layer_open(d->ds->config.cache, &key, &cache) == 0)
+        if (atomic_load(&old->cache) && vd_cache_layer_open(d->ds->config.cache, &key, &cache) == 0)
             atomic_store(&live->cache, cache);
     } else {
         vd__live_ref(d, old);
     }
-    v = vd__view_new(live, NULL, 0);
+    v = vd__view_new(d, live, NULL, 0);
     if (!v) {
         vd__live_unref(d, live);
         return -ENOMEM;

@@ -213,7 +213,7 @@ static int publish(struct freeze *f)
         chains[i + 1] = vd__chain_ref(d->ds, f->old->chains[i]);
     struct view *v = NULL;
     if (r == 0) {
-        v = vd__view_new(f->fresh.live, chains, f->old->nmaps + 1);
+        v = vd__view_new(d, f->fresh.live, chains, f->old->nmaps + 1);
         r = v ? 0 : -ENOMEM;
     }
     if (r == 0) {

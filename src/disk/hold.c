@@ -22,7 +22,8 @@ int vd__hold_loosely(struct vd_disks *ds, int path_fd, const char *path, struct 
     struct hold h = {.refs_fd = -1};
     why[0] = '\0';
     if (!ds->config.meta) {
-        snprintf(why, VD_META_WHY, "the source has no metadata (it is read-only and no --meta was given)");
+        snprintf(why, VD_META_WHY,
+                 "the source has no metadata (it is read-only and no --meta was given)");
         return -EROFS;
     }
     if (ds->config.read_only) {

@@ -27,7 +27,7 @@ struct move {
     struct vd_disk *d;
     struct live *live;
     struct stat old, new;
-    char path[PATH_MAX]; /* of the disk's file, now */
+    char path[PATH_MAX];  /* of the disk's file, now */
     char layer[PATH_MAX]; /* of the live layer's */
 };
 
@@ -196,6 +196,6 @@ void vd__move_home(struct vd_disk *d)
     if (r == 0)
         vd__sweep_later(d->ds);
     if (r < 0)
-        vd_log_warning("%s: it is flat, but its blocks stay in .vdiskfs/layers for now: %s", d->path,
-                       why[0] ? why : strerror(-r));
+        vd_log_warning("%s: it is flat, but its blocks stay in .vdiskfs/layers for now: %s",
+                       d->path, why[0] ? why : strerror(-r));
 }

@@ -162,8 +162,8 @@ void vd_disk_cached(struct vd_disk *d, uint64_t first_block, uint32_t nblocks, u
     for (uint32_t i = 0; i < nblocks;) {
         struct vd_block_owner o = {.kind = VD_OWNED_LIVE};
         uint64_t run = nblocks - i;
-        if (v->live->lm && vd_resolve(v->live->lm, v->maps, v->nmaps, first_block + i, run, true,
-                                      &o, &run) < 0)
+        if (v->live->lm &&
+            vd_resolve(v->live->lm, v->maps, v->nmaps, first_block + i, run, true, &o, &run) < 0)
             break;
         cached_run(v, &o, first_block + i, (uint32_t)run, i, ret_bits);
         i += (uint32_t)run;
@@ -181,8 +181,7 @@ int vd_disk_cached_verify(struct vd_disk *d, uint64_t block)
     struct vd_block_owner o = {.kind = VD_OWNED_LIVE};
     uint64_t run, bits = 0;
     int r = -ENODATA;
-    if (!v->live->lm ||
-        vd_resolve(v->live->lm, v->maps, v->nmaps, block, 1, true, &o, &run) == 0) {
+    if (!v->live->lm || vd_resolve(v->live->lm, v->maps, v->nmaps, block, 1, true, &o, &run) == 0) {
         struct vd_cache_layer *cache = cache_of(v, &o);
         struct vd_cache_read look = {.first_block = block, .nblocks = 1, .buf = io->data};
         if (cache)

@@ -7,7 +7,7 @@
  *
  * One job a disk at a time. It takes own_mu only to change records; the maps that it reads are immutable.
  */
-#include "disk.h"
+#include "freeze.h"
 
 #include <string.h>
 #include <time.h>
@@ -19,9 +19,24 @@
 #define MERGE_EXTENTS_PER_MS 2000u /* 32 MB of table a second */
 #define RETRY_MS 10000u
 
+/* Layers that the disk's snapshots name stay in the list of its layers, though every block of theirs was overwritten. */
+struct named {
+    struct vd_id *ids;
+    size_t n;
+};
+
+struct merge_user {
+    struct vd_disk *d;
+    struct named named;
+    bool slowly;
+};
+
 static int merge_progress(void *user, uint64_t done, uint64_t total)
 {
-    struct vd_disk *d = user;
+    const struct merge_user *u = user;
+    struct vd_disk *d = u->d;
+    if (!u->slowly)
+        return 0;
     uint64_t before = atomic_exchange(&d->keep.done, done);
     atomic_store(&d->keep.total, total);
     vd_step("merge-progress");
@@ -69,7 +84,7 @@ static int put_merged(struct vd_disk *d, struct view *old, unsigned at, const st
     }
     struct view *v = NULL;
     if (r == 0) {
-        v = vd__view_new(vd__live_ref(d, old->live), chains, n);
+        v = vd__view_new(d, vd__live_ref(d, old->live), chains, n);
         if (!v)
             vd__live_unref(d, old->live);
         r = v ? 0 : -ENOMEM;
@@ -102,17 +117,55 @@ static int put_merged(struct vd_disk *d, struct view *old, unsigned at, const st
     return r;
 }
 
+static int add_named(void *user, const struct vd_snapshot_record *s)
+{
+    struct named *named = user;
+    struct vd_id *ids = realloc(named->ids, (named->n + 1) * sizeof(*ids));
+    if (!ids)
+        return -ENOMEM;
+    named->ids = ids;
+    ids[named->n++] = s->disk_id;
+    return 0;
+}
+
+static int by_id(const void *a, const void *b)
+{
+    return memcmp(a, b, sizeof(struct vd_id));
+}
+
+static bool is_named(void *user, const struct vd_id *layer)
+{
+    const struct merge_user *u = user;
+    return u->named.n && bsearch(layer, u->named.ids, u->named.n, sizeof(*layer), by_id);
+}
+
+static int find_named(struct vd_disk *d, struct named *named, char why[VD_META_WHY])
+{
+    vd_cleanup(vd_meta_close_p) struct vd_meta *m = NULL;
+    int r = vd_meta_open(d->ds->config.meta, &d->uuid, VD_META_READ, &m, why);
+    if (r == 0)
+        r = vd_meta_each_snapshot(m, add_named, named);
+    if (named->n)
+        qsort(named->ids, named->n, sizeof(*named->ids), by_id);
+    return r;
+}
+
 /* Merges two maps of the disk's view. OWNED: the caller holds own_mu and refs. */
 static int merge_two(struct vd_disk *d, bool owned, char why[VD_META_WHY])
 {
     vd_cleanup_close int refs = -1;
     struct vd_id id;
     unsigned shard;
+    struct merge_user u = {.d = d, .slowly = !owned};
     int r = owned ? 0 : vd_refs_lock(d->ds->config.meta, false, &refs);
     if (r == 0)
         r = vd_id_new(&id);
-    if (r < 0)
+    if (r == 0)
+        r = find_named(d, &u.named, why);
+    if (r < 0) {
+        free(u.named.ids);
         return r;
+    }
     struct view *v = vd__view_get(d, &shard);
     unsigned at = cheapest(v);
     if (v->nmaps > 1) {
@@ -120,8 +173,9 @@ static int merge_two(struct vd_disk *d, bool owned, char why[VD_META_WHY])
             .maps = v->maps + at,
             .nmaps = 2,
             .nblocks = VD_MAP_BLOCKS_MAX,
-            .progress = owned ? NULL : merge_progress,
-            .user = d,
+            .keep_layer = is_named,
+            .progress = merge_progress,
+            .user = &u,
         };
         atomic_store(&d->keep.done, 0);
         r = vd_maps_merge(d->ds->maps, &merge, &id, why);
@@ -138,6 +192,9 @@ static int merge_two(struct vd_disk *d, bool owned, char why[VD_META_WHY])
     }
     vd__view_put(v, shard);
     vd__view_reap(d);
+    free(u.named.ids);
+    if (r == 0)
+        vd__sweep_later(d->ds);
     return r;
 }
 

@@ -110,8 +110,9 @@ int vd__frozen_cache(struct frozen *f, bool may_block, struct vd_cache_layer **r
             if (r == 0)
                 r = vd_cache_layer_open(ds->config.cache, &key, &layer);
             if (r < 0 && r != -ENODATA)
-                vd_log_warning("a frozen layer is read uncached: the cache cannot keep its witness: %s",
-                               strerror(-r));
+                vd_log_warning(
+                    "a frozen layer is read uncached: the cache cannot keep its witness: %s",
+                    strerror(-r));
             atomic_store(&f->cache, layer);
             atomic_store_explicit(&f->cache_known, true, memory_order_release);
         }

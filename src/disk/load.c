@@ -7,9 +7,14 @@
 #include "disk.h"
 
 #include <string.h>
+#include <time.h>
 
 #include "vd_log.h"
 #include "vd_time.h"
+
+#define SHARE_EVERY_MS 1000u
+#define SETTLED_NS 20000000 /* a tick is 10 ms at most */
+#define LOAD_TRIES 3
 
 static int records_of(struct vd_meta *m, struct vd_disk_record *ret_disk,
                       struct vd_layer_record *ret_layer, struct vd_view_record *ret_view,
@@ -31,7 +36,8 @@ static int records_of(struct vd_meta *m, struct vd_disk_record *ret_disk,
 
 /* The file that holds the live layer's blocks. Taken from the folder of layers it is *RET_OWN false. */
 static int live_file(struct vd_disk *d, const struct vd_view_record *view,
-                     const struct vd_layer_record *layer, struct vd_backing **ret_b, bool *ret_own, char why[VD_META_WHY])
+                     const struct vd_layer_record *layer, struct vd_backing **ret_b, bool *ret_own,
+                     char why[VD_META_WHY])
 {
     vd_cleanup_close int fd = -1;
     *ret_b = d->backing;
@@ -47,8 +53,10 @@ static int live_file(struct vd_disk *d, const struct vd_view_record *view,
     if (r < 0) {
         char rel[128];
         vd_layer_rel(&layer->disk_id, rel, sizeof(rel));
-        snprintf(why, VD_META_WHY, "%s: %s; it holds what was written last: restore it from a backup, or run "
-                 "`vdisk revert` to a snapshot", rel, strerror(-r));
+        snprintf(why, VD_META_WHY,
+                 "%s: %s; it holds what was written last: restore it from a backup, or run "
+                 "`vdisk revert` to a snapshot",
+                 rel, strerror(-r));
         return r == -ENOENT ? -EUCLEAN : r;
     }
     *ret_own = false;
@@ -75,8 +83,8 @@ static int load_chains(struct vd_disk *d, const struct vd_view_record *view, str
 }
 
 static int layered_view(struct vd_disk *d, const struct vd_disk_record *disk,
-                        const struct vd_layer_record *layer, const struct vd_view_record *rec, struct view **ret_v,
-                        char why[VD_META_WHY])
+                        const struct vd_layer_record *layer, const struct vd_view_record *rec,
+                        struct view **ret_v, char why[VD_META_WHY])
 {
     struct chain *chains[VD_VIEW_MAPS] = {NULL};
     struct vd_backing *b = NULL;
@@ -102,7 +110,7 @@ static int layered_view(struct vd_disk *d, const struct vd_disk_record *disk,
         r = live ? 0 : -ENOMEM;
     }
     if (r == 0) {
-        *ret_v = vd__view_new(live, chains, rec->nmaps);
+        *ret_v = vd__view_new(d, live, chains, rec->nmaps);
         r = *ret_v ? 0 : -ENOMEM;
     }
     if (r == 0)
@@ -124,7 +132,7 @@ static int plain_view(struct vd_disk *d, const struct vd_id *disk_id, struct vie
     struct live *live = vd__live_new(disk_id, d->backing, true, NULL);
     if (!live)
         return -ENOMEM;
-    *ret_v = vd__view_new(live, NULL, 0);
+    *ret_v = vd__view_new(d, live, NULL, 0);
     if (*ret_v)
         return 0;
     vd__live_unref(d, live);
@@ -171,7 +179,8 @@ int vd__disk_load(struct vd_disk *d, struct vd_meta *m, char why[VD_META_WHY])
         return r;
     if (!layered && old && !old->live->lm && vd_id_eq(&old->live->disk_id, &layer.disk_id))
         return 0;
-    r = layered ? layered_view(d, &disk, &layer, &view, &v, why) : plain_view(d, &layer.disk_id, &v);
+    r = layered ? layered_view(d, &disk, &layer, &view, &v, why)
+                : plain_view(d, &layer.disk_id, &v);
     if (r < 0)
         return r;
     if (layered) {
@@ -206,57 +215,110 @@ int vd__disk_begin_changes(struct vd_disk *d)
 
 /* ---- following another mount ---- */
 
-static int stamp_of(struct vd_disk *d, struct meta_stamp *ret_s)
+static struct file_stamp stamp_of(const struct stat *st)
 {
-    struct stat st;
-    int r = vd_meta_stat(d->ds->config.meta, &d->uuid, &st);
-    if (r == 0)
-        *ret_s = (struct meta_stamp){.ino = st.st_ino,
-                                     .size_bytes = (uint64_t)st.st_size,
-                                     .mtime_ns = vd_timespec_ns(st.st_mtim),
-                                     .ctime_ns = vd_timespec_ns(st.st_ctim)};
-    return r;
+    return (struct file_stamp){.ino = st->st_ino,
+                               .size_bytes = (uint64_t)st->st_size,
+                               .mtime_ns = vd_timespec_ns(st->st_mtim),
+                               .ctime_ns = vd_timespec_ns(st->st_ctim)};
 }
 
-static bool same_stamp(const struct meta_stamp *a, const struct meta_stamp *b)
+static bool same_stamp(const struct file_stamp *a, const struct file_stamp *b)
 {
     return a->ino == b->ino && a->size_bytes == b->size_bytes && a->mtime_ns == b->mtime_ns &&
            a->ctime_ns == b->ctime_ns;
 }
 
-static int follow(struct vd_disk *d, const struct meta_stamp *now, char why[VD_META_WHY])
+/* What the view V was made of, as it is now: the records, and the live map's log. */
+static int stamps_of(struct vd_disk *d, const struct view *v, struct meta_stamp *ret_s)
 {
+    struct stat st;
+    struct meta_stamp s = {0};
+    int r = vd_meta_stat(d->ds->config.meta, &d->uuid, &st);
+    if (r == 0)
+        s.records = stamp_of(&st);
+    if (r == 0 && v->live->lm) {
+        int found = vd_live_map_stat(v->live->lm, &st);
+        if (found == 0)
+            s.log = stamp_of(&st); /* else it differs from any that was */
+    }
+    if (r == 0)
+        *ret_s = s;
+    return r;
+}
+
+/* A time stamp moves with the kernel's tick: what was changed in the last of them may change again under the same one. */
+static bool settled(const struct meta_stamp *s)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME_COARSE, &now);
+    return vd_timespec_ns(now) - vd_max(s->records.mtime_ns, s->log.mtime_ns) > SETTLED_NS;
+}
+
+static int load_again(struct vd_disk *d, char why[VD_META_WHY])
+{
+    struct meta_stamp before = {0};
+    int r = stamps_of(d, atomic_load(&d->view), &before);
     vd_cleanup(vd_meta_close_p) struct vd_meta *m = NULL;
-    int r = vd_meta_open(d->ds->config.meta, &d->uuid, VD_META_READ, &m, why);
+    if (r == 0)
+        r = vd_meta_open(d->ds->config.meta, &d->uuid, VD_META_READ, &m, why);
     if (r == 0)
         r = vd__disk_load(d, m, why);
     if (r < 0)
         return r;
+    struct meta_stamp after = {0};
+    r = stamps_of(d, atomic_load(&d->view), &after);
     pthread_mutex_lock(&d->mu);
-    d->stamp = *now;
+    d->stamp = r == 0 && same_stamp(&before.records, &after.records) && settled(&after)
+                   ? after
+                   : (struct meta_stamp){0};
     pthread_mutex_unlock(&d->mu);
     return 0;
 }
 
+static bool is_current(struct vd_disk *d)
+{
+    unsigned shard;
+    struct meta_stamp now = {0};
+    struct view *v = vd__view_get(d, &shard);
+    int r = stamps_of(d, v, &now);
+    bool layered = v->live->lm != NULL;
+    vd__view_put(v, shard);
+    if (r == -ENOENT)
+        return true; /* it was removed: the file is all there is */
+    pthread_mutex_lock(&d->mu);
+    bool same = r == 0 && d->stamp.records.ino && same_stamp(&now.records, &d->stamp.records) &&
+                (!layered || (now.log.ino && same_stamp(&now.log, &d->stamp.log)));
+    pthread_mutex_unlock(&d->mu);
+    return same;
+}
+
+/* Whoever had the disk may have let it go: then it is shared again, and cached. */
+static void try_to_share(struct vd_disk *d, char why[VD_META_WHY])
+{
+    pthread_mutex_lock(&d->mu);
+    bool now = vd_now_ms() - d->share_tried_ms >= SHARE_EVERY_MS;
+    if (now)
+        d->share_tried_ms = vd_now_ms();
+    pthread_mutex_unlock(&d->mu);
+    if (now)
+        (void)!vd__disk_share_if_free(d, why);
+}
+
 int vd__disk_follow(struct vd_disk *d, char why[VD_META_WHY])
 {
-    struct meta_stamp now;
-    int r = stamp_of(d, &now);
-    if (r < 0)
-        return r == -ENOENT ? 0 : r; /* it was removed: the file is all there is */
-    unsigned shard;
-    struct view *v = vd__view_get(d, &shard);
-    bool plain = !v->live->lm;
-    vd__view_put(v, shard);
-    pthread_mutex_lock(&d->mu);
-    bool same = plain && same_stamp(&now, &d->stamp);
-    pthread_mutex_unlock(&d->mu);
-    if (same)
+    try_to_share(d, why);
+    why[0] = '\0';
+    if (is_current(d))
         return 0;
     pthread_mutex_lock(&d->own_mu);
-    /* A map's log says nothing in the metadata: of a disk with layers all is read again. */
-    if (atomic_load(&d->state) == VD_OWNER_NONE)
-        r = follow(d, &now, why);
+    int r = 0;
+    for (int i = 0; i < LOAD_TRIES; i++) {
+        /* Files change places under us while another mount folds or merges. */
+        r = atomic_load(&d->state) == VD_OWNER_NONE && !is_current(d) ? load_again(d, why) : 0;
+        if (r != -EUCLEAN && r != -ENOENT)
+            break;
+    }
     pthread_mutex_unlock(&d->own_mu);
     return r;
 }

@@ -148,8 +148,7 @@ static int write_record(struct vd_disk *d, enum vd_owner_state want, bool cold, 
 static bool has_no_name(struct vd_disk *d)
 {
     struct stat st;
-    return atomic_load(&d->gone) ||
-           (vd_backing_stat(d->backing, &st) == 0 && st.st_nlink == 0);
+    return atomic_load(&d->gone) || (vd_backing_stat(d->backing, &st) == 0 && st.st_nlink == 0);
 }
 
 /* Step 2. LOOK: the witness has to be looked at. */
@@ -240,6 +239,20 @@ int vd__disk_acquire(struct vd_disk *d, enum vd_owner_state want, char why[VD_ME
         r = take_lock(d, want, why);
         if (r == 0)
             r = settle(d, want, before, take_over(d, want, why));
+    }
+    pthread_mutex_unlock(&d->own_mu);
+    return r;
+}
+
+int vd__disk_share_if_free(struct vd_disk *d, char why[VD_META_WHY])
+{
+    if (pthread_mutex_trylock(&d->own_mu))
+        return -EAGAIN;
+    int r = 0;
+    if (atomic_load(&d->state) == VD_OWNER_NONE) {
+        r = try_lock(d, VD_LOCK_SHARED);
+        if (r == 0)
+            r = settle(d, VD_OWNER_SHARED, VD_LOCK_NONE, take_over(d, VD_OWNER_SHARED, why));
     }
     pthread_mutex_unlock(&d->own_mu);
     return r;

@@ -38,8 +38,7 @@ static struct run *run_of(const struct io *io)
 static uint64_t size_of(const struct io *io)
 {
     const struct run *run = run_of(io);
-    return run->kind == RUN_FROZEN ? run->frozen->file.size_bytes
-                                   : atomic_load(&io->d->size_bytes);
+    return run->kind == RUN_FROZEN ? run->frozen->file.size_bytes : atomic_load(&io->d->size_bytes);
 }
 
 static int backing_of(struct io *io, struct vd_backing **ret_b)

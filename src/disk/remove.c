@@ -48,7 +48,8 @@ struct sweep_job {
 int vd_disks_sweep(struct vd_disks *ds, char ret_why[VD_META_WHY])
 {
     ret_why[0] = '\0';
-    return ds->config.meta ? vd_meta_sweep(ds->config.meta, ds->maps, false, NULL, NULL, ret_why) : 0;
+    return ds->config.meta ? vd_meta_sweep(ds->config.meta, ds->maps, false, NULL, NULL, ret_why)
+                           : 0;
 }
 
 static void sweep_run(struct vd_job *job)
@@ -179,8 +180,8 @@ static int check_children(struct vd_disks *ds, const struct vd_id *uuid, char wh
     }
     if (!c.n)
         return 0;
-    snprintf(why, VD_META_WHY, "%u disk%s depend%s on it: %.350s%s; flatten or remove %s first", c.n,
-             c.n == 1 ? "" : "s", c.n == 1 ? "s" : "", names, c.n > 3 ? ", ..." : "",
+    snprintf(why, VD_META_WHY, "%u disk%s depend%s on it: %.350s%s; flatten or remove %s first",
+             c.n, c.n == 1 ? "" : "s", c.n == 1 ? "s" : "", names, c.n > 3 ? ", ..." : "",
              c.n == 1 ? "it" : "them");
     return -EBUSY;
 }
@@ -189,7 +190,8 @@ int vd_disks_may_remove(struct vd_disks *ds, int path_fd, char ret_why[VD_META_W
 {
     struct vd_id live, uuid;
     ret_why[0] = '\0';
-    if (!ds->config.meta || vd_layered_get(path_fd, &live) < 0 || vd_id_eq(&live, &vd_layered_moved))
+    if (!ds->config.meta || vd_layered_get(path_fd, &live) < 0 ||
+        vd_id_eq(&live, &vd_layered_moved))
         return 0;
     char path[32];
     snprintf(path, sizeof(path), "/proc/self/fd/%d", path_fd);

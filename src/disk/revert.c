@@ -27,7 +27,7 @@ static int snapshot_view(struct vd_disk *d, const struct vd_snapshot_record *s, 
             r = vd__chain_get(d->ds, map, &chains[i], why);
     }
     if (r == 0) {
-        *ret_v = vd__view_new(live, chains, s->nmaps);
+        *ret_v = vd__view_new(d, live, chains, s->nmaps);
         r = *ret_v ? 0 : -ENOMEM;
     }
     if (r < 0)

@@ -101,8 +101,7 @@ int vd__view_read(struct vd_disk *d, struct view *v, uint64_t first, uint32_t nb
         if (v->live->lm)
             r = vd_resolve(v->live->lm, v->maps, v->nmaps, first + i, run, true, &o, &run);
         if (r == 0)
-            r = read_owner(d, v, &o, first + i, (uint32_t)run,
-                           buf + ((size_t)i << VD_BLOCK_SHIFT));
+            r = read_owner(d, v, &o, first + i, (uint32_t)run, buf + ((size_t)i << VD_BLOCK_SHIFT));
         if (r < 0)
             return r;
         i += (uint32_t)run;

@@ -5,8 +5,8 @@
  * A request counts itself in, in its thread's shard, and then looks whether the view is still the
  * disk's: if so, whoever replaces it later finds it counted. A view that was replaced and whose
  * shards are all 0 has no user, and can get none: its live layer and maps are given back. The
- * struct itself stays until the detach, since a thread that was about to count itself in may still
- * touch the count; it is small. The idea is that of hazard pointers (Michael, 2004), counted by shard.
+ * struct itself stays until the detach, or becomes another view of the disk, since a thread that was
+ * about to count itself in may still touch the count. The idea is that of hazard pointers (Michael, 2004), counted by shard.
  */
 #include "disk.h"
 
@@ -89,12 +89,39 @@ void vd__live_unref(struct vd_disk *d, struct live *l)
     pthread_mutex_unlock(&d->mu);
 }
 
-struct view *vd__view_new(struct live *live, struct chain *const *chains, unsigned nchains)
+/* An old view that nobody uses, cleared but for its counts: one that is just looking may still touch those. */
+static struct view *used_before(struct vd_disk *d)
 {
-    struct view *v = aligned_alloc(64, vd_align_up(sizeof(*v), 64));
-    if (!v)
-        return NULL;
-    memset(v, 0, sizeof(*v));
+    struct view *v = NULL;
+    pthread_mutex_lock(&d->mu);
+    for (struct view **p = &d->old_views; *p; p = &(*p)->older)
+        if ((*p)->let_go && !in_use(*p)) {
+            v = *p;
+            *p = v->older;
+            break;
+        }
+    pthread_mutex_unlock(&d->mu);
+    if (v) {
+        v->older = NULL;
+        v->let_go = false;
+        v->live = NULL;
+        v->nmaps = 0;
+        memset(v->maps, 0, sizeof(v->maps));
+        memset(v->chains, 0, sizeof(v->chains));
+    }
+    return v;
+}
+
+struct view *vd__view_new(struct vd_disk *d, struct live *live, struct chain *const *chains,
+                          unsigned nchains)
+{
+    struct view *v = used_before(d);
+    if (!v) {
+        v = aligned_alloc(64, vd_align_up(sizeof(*v), 64));
+        if (!v)
+            return NULL;
+        memset(v, 0, sizeof(*v));
+    }
     v->live = live;
     v->nmaps = nchains;
     for (unsigned i = 0; i < nchains; i++) {
@@ -147,8 +174,9 @@ void vd__view_free_unpublished(struct vd_disk *d, struct view *v)
         return;
     pthread_mutex_lock(&d->mu);
     let_go(d, v);
+    v->older = d->old_views;
+    d->old_views = v;
     pthread_mutex_unlock(&d->mu);
-    free(v);
 }
 
 void vd__view_drop_all(struct vd_disk *d)

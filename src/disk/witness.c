@@ -193,7 +193,8 @@ void vd__witness_new(struct vd_disks *ds, const struct vd_id *disk_id, const str
     if (r == 0)
         *ret_w = w;
     else
-        vd_log_warning("a new layer is uncached: the cache cannot keep its witness: %s", strerror(-r));
+        vd_log_warning("a new layer is uncached: the cache cannot keep its witness: %s",
+                       strerror(-r));
 }
 
 static bool is_good(const struct vd_cache_witness *w, const struct vd_layer_file *file)

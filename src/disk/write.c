@@ -153,8 +153,8 @@ static ssize_t write_now(struct vd_disk *d, uint64_t off, const void *data, size
 {
     unsigned shard;
     struct view *v = vd__view_get(d, &shard);
-    ssize_t n = v->live->lm ? vd__cow_write(d, v, off, data, len)
-                            : plain_write(d, v->live, off, data, len);
+    ssize_t n =
+        v->live->lm ? vd__cow_write(d, v, off, data, len) : plain_write(d, v->live, off, data, len);
     vd__view_put(v, shard);
     return n;
 }
@@ -195,8 +195,7 @@ static ssize_t run_change(struct io *io)
         return r;
     if (!vd__change_enter(d, io, &shard))
         return -EINPROGRESS;
-    ssize_t n =
-        io->kind == IO_WRITE ? write_now(d, io->off, io->data, io->len) : change_now(d, io);
+    ssize_t n = io->kind == IO_WRITE ? write_now(d, io->off, io->data, io->len) : change_now(d, io);
     vd__change_leave(d, shard);
     return n;
 }

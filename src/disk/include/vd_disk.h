@@ -126,7 +126,7 @@ struct vd_disk_info {
     unsigned opens;
     enum vd_owner_state owner_state;
     uint64_t epoch;
-    bool caching; /* reads ask the cache now */
+    bool caching;          /* reads ask the cache now */
     uint64_t cached_bytes; /* of the live layer */
     bool layered;
     uint32_t nlayers;
@@ -162,32 +162,41 @@ void vd_disk_cache_drop(struct vd_disk *d);
  */
 
 /* Freezes the disk as it is now under NAME (1 to 255 bytes, no '/', no control characters: -EINVAL; -EEXIST). Clients may go on: writes wait for a moment. */
-int vd_disks_snapshot(struct vd_disks *ds, int path_fd, const char *path, const char *name, char ret_why[VD_META_WHY]) VD_WARN_UNUSED;
+int vd_disks_snapshot(struct vd_disks *ds, int path_fd, const char *path, const char *name,
+                      char ret_why[VD_META_WHY]) VD_WARN_UNUSED;
 /* The disk becomes what it was at snapshot NAME (-ENOENT); what was written since its newest snapshot is given up. No client may have it open. Snapshots stay. */
-int vd_disks_revert(struct vd_disks *ds, int path_fd, const char *path, const char *name, char ret_why[VD_META_WHY]) VD_WARN_UNUSED;
-int vd_disks_snapshot_rm(struct vd_disks *ds, int path_fd, const char *path, const char *name, char ret_why[VD_META_WHY]) VD_WARN_UNUSED;
+int vd_disks_revert(struct vd_disks *ds, int path_fd, const char *path, const char *name,
+                    char ret_why[VD_META_WHY]) VD_WARN_UNUSED;
+int vd_disks_snapshot_rm(struct vd_disks *ds, int path_fd, const char *path, const char *name,
+                         char ret_why[VD_META_WHY]) VD_WARN_UNUSED;
 /* Makes the disk CHILD_PATH below SOURCE (a path; CHILD_DIR_FD its folder, CHILD_NAME its last part; -EEXIST) that begins as PATH is now, or was at SNAPSHOT (NULL: now; -ENOENT). Mode and owner as the parent's file. */
-int vd_disks_clone(struct vd_disks *ds, int path_fd, const char *path, const char *snapshot, int child_dir_fd, const char *child_name,
-                   const char *child_path, char ret_why[VD_META_WHY]) VD_WARN_UNUSED;
+int vd_disks_clone(struct vd_disks *ds, int path_fd, const char *path, const char *snapshot,
+                   int child_dir_fd, const char *child_name, const char *child_path,
+                   char ret_why[VD_META_WHY]) VD_WARN_UNUSED;
 /* Copies in what lies below; afterwards the disk has no layers and no parent. Clients may go on; then the last step (the disk's file becomes the image itself) is taken when the last one closes it. -EBUSY: it has snapshots. PROGRESS (may be
  * NULL) is called with bytes done and in all; a non-zero return ends it, and the next call goes on where it was. */
-int vd_disks_flatten(struct vd_disks *ds, int path_fd, const char *path, int (*progress)(void *user, uint64_t done, uint64_t total), void *user,
+int vd_disks_flatten(struct vd_disks *ds, int path_fd, const char *path,
+                     int (*progress)(void *user, uint64_t done, uint64_t total), void *user,
                      char ret_why[VD_META_WHY]) VD_WARN_UNUSED;
 /* -EINVAL: smaller than it is, without SHRINK; -EBUSY: to shrink no client may have it open. */
-int vd_disks_resize(struct vd_disks *ds, int path_fd, const char *path, uint64_t size_bytes, bool shrink, char ret_why[VD_META_WHY]) VD_WARN_UNUSED;
+int vd_disks_resize(struct vd_disks *ds, int path_fd, const char *path, uint64_t size_bytes,
+                    bool shrink, char ret_why[VD_META_WHY]) VD_WARN_UNUSED;
 /* May the last name of PATH_FD's file go? 0; -EBUSY: RET_WHY says which disks depend on it; -EUCLEAN: that cannot be told. Cheap for a disk without layers. */
 int vd_disks_may_remove(struct vd_disks *ds, int path_fd, char ret_why[VD_META_WHY]) VD_WARN_UNUSED;
 /* Removes the disk DIR_FD/NAME (whose file is PATH_FD) and what only it needs. -EBUSY: others depend on it, or a client has it open. */
-int vd_disks_remove(struct vd_disks *ds, int path_fd, const char *path, int dir_fd, const char *name, char ret_why[VD_META_WHY]) VD_WARN_UNUSED;
+int vd_disks_remove(struct vd_disks *ds, int path_fd, const char *path, int dir_fd,
+                    const char *name, char ret_why[VD_META_WHY]) VD_WARN_UNUSED;
 /* Forgets what is known of the file: its bytes as they are become a new plain disk. -EBUSY: a client has it open, or others depend on its bytes. Works where its metadata is damaged or missing. */
-int vd_disks_adopt(struct vd_disks *ds, int path_fd, const char *path, char ret_why[VD_META_WHY]) VD_WARN_UNUSED;
+int vd_disks_adopt(struct vd_disks *ds, int path_fd, const char *path,
+                   char ret_why[VD_META_WHY]) VD_WARN_UNUSED;
 /* Removes what nothing refers to any more, now. Number of things removed, or -errno. */
 int vd_disks_sweep(struct vd_disks *ds, char ret_why[VD_META_WHY]) VD_WARN_UNUSED;
 
 /* The disk's file as a client should see it: size, blocks and times of one with layers are its live layer's. ST comes from the file itself; any file may come. Few system calls, does not block on metadata. */
 void vd_disks_stat(struct vd_disks *ds, int path_fd, struct stat *st);
 /* Times of a file: 1: it is a disk with layers, done; 0: it is not, the caller does it; -errno. */
-int vd_disks_utimens(struct vd_disks *ds, int path_fd, const struct timespec times[2]) VD_WARN_UNUSED;
+int vd_disks_utimens(struct vd_disks *ds, int path_fd,
+                     const struct timespec times[2]) VD_WARN_UNUSED;
 
 /* lseek(2) SEEK_DATA, SEEK_HOLE of the disk, not of one layer's file: RESULT of DONE is the offset or -ENXIO, -errno. */
 void vd_disk_seek(struct vd_disk *d, uint64_t off, int whence, vd_disk_done done, void *user);
@@ -196,10 +205,11 @@ void vd_disk_seek(struct vd_disk *d, uint64_t off, int whence, vd_disk_done done
 struct vd_disk_layer {
     struct vd_id disk_id;
     bool live;
-    char path[128]; /* below the source; "" for the disk's own file */
+    char path[128];     /* below the source; "" for the disk's own file */
     char snapshot[256]; /* its name in this disk, or "" */
 };
-int vd_disk_each_layer(struct vd_disk *d, int (*fn)(void *user, const struct vd_disk_layer *l), void *user) VD_WARN_UNUSED;
+int vd_disk_each_layer(struct vd_disk *d, int (*fn)(void *user, const struct vd_disk_layer *l),
+                       void *user) VD_WARN_UNUSED;
 /* Extents of [OFF_BYTES, +LEN_BYTES), in order, adjacent equal ones joined: OWNER as vd_resolve.h, DISK_ID zero where no layer holds it, DEPTH -1 then. Blocks. */
 struct vd_disk_extent {
     uint64_t start_bytes, length_bytes;
@@ -207,7 +217,9 @@ struct vd_disk_extent {
     int64_t depth;
     bool zero;
 };
-int vd_disk_each_extent(struct vd_disk *d, uint64_t off_bytes, uint64_t len_bytes, int (*fn)(void *user, const struct vd_disk_extent *e), void *user) VD_WARN_UNUSED;
+int vd_disk_each_extent(struct vd_disk *d, uint64_t off_bytes, uint64_t len_bytes,
+                        int (*fn)(void *user, const struct vd_disk_extent *e),
+                        void *user) VD_WARN_UNUSED;
 
 /* Another mount asks us to give up the disk UUID: a shared holder does, at once (0, also if we hold
  * nothing); an exclusive one refuses: -EBUSY, RET_WHY names host and pid. */
