@@ -143,3 +143,33 @@ int vd_cache_scan_verify(const char *dir, int (*report)(void *user, const char *
     }
     return r < 0 ? r : nbad;
 }
+
+int vd_cache_scan_blocks(const char *dir, const struct vd_cache_key *key,
+                         int (*fn)(void *user, uint64_t block, const void *bytes), void *user)
+{
+    vd_cleanup(scan_close) struct scan s = {.slots_fd = -1, .data_fd = -1};
+    int r = scan_open(dir, &s);
+    for (uint32_t slot = 0; r == 0 && slot < s.h.nslots; slot++) {
+        struct record rec;
+        r = read_record(&s, slot, &rec);
+        if (r == -ENODATA)
+            return 0;
+        if (r < 0)
+            return r;
+        bool wanted = r > 0 && vd_id_eq(&rec.key.disk_id, &key->disk_id) &&
+                      rec.key.generation == key->generation;
+        r = 0;
+        for (uint32_t i = 0; wanted && r == 0 && i < s.blocks; i++) {
+            uint8_t buf[VD_BLOCK_SIZE];
+            uint64_t block = rec.slotno * s.blocks + i;
+            off_t off = (off_t)((uint64_t)slot * s.h.slot_bytes + (uint64_t)i * VD_BLOCK_SIZE);
+            /* The word covers key, number and bytes: what verifies is that block's, whatever
+             * became of the slot since its record was read. */
+            if (rec.word[i] &&
+                vd_pread_full(s.data_fd, buf, sizeof(buf), off) == (ssize_t)sizeof(buf) &&
+                vd__block_word(vd__block_seed(key), block, buf) == rec.word[i])
+                r = fn(user, block, buf);
+        }
+    }
+    return r;
+}

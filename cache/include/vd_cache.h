@@ -171,6 +171,13 @@ int vd_cache_scan(const char *dir,
 int vd_cache_scan_verify(const char *dir, int (*report)(void *user, const char *what), void *user)
     VD_WARN_UNUSED;
 
+/* What the cache in DIR holds of KEY: calls FN with the number and the bytes of each block that its
+ * checksum proves good; others are passed over. No lock taken; of a running cache, what it holds at
+ * the moment. 0, -ENOENT, -EUCLEAN, -errno, or what FN returned when it was not 0. Blocks. */
+int vd_cache_scan_blocks(const char *dir, const struct vd_cache_key *key,
+                         int (*fn)(void *user, uint64_t block, const void *bytes),
+                         void *user) VD_WARN_UNUSED;
+
 /* Reads the witness that the cache in DIR keeps of DISK_ID; no lock taken. 0, -ENOENT, -EUCLEAN. */
 int vd_cache_scan_witness(const char *dir, const struct vd_id *disk_id,
                           struct vd_cache_witness *ret_w) VD_WARN_UNUSED;

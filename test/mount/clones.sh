@@ -67,7 +67,6 @@ clean() {
 }
 
 CACHE=$T/cache
-ids=()
 
 # ---- wrong usage
 
@@ -308,6 +307,11 @@ umount_vd "$MNT"
 assert_eq "cached, offline" "$(cached_map "$SRC/b.raw")" "$own"
 assert_eq "info, offline" "$(value .cached_bytes info "$SRC/b.raw")" 2097152
 assert_eq "ls, offline" "$(value '[.disks[].cached_bytes] | @csv' ls "$SRC")" 2097152,2097152,2097152
+mount_vd "$SRC" "$MNT" --cache="$CACHE" --cache-size=64M
+does "cache drop" cache drop "$MNT/b.raw"
+umount_vd "$MNT"
+assert_eq "a dropped live layer" "$(cached_map "$SRC/b.raw")" '[[4096,0,0],[4190208,1,2093056]]'
+assert_eq "which nobody shares" "$(value '[.disks[].cached_bytes] | @csv' ls "$SRC")" 2097152,2093056,2097152
 ok "cached"
 
 # ---- check: a frozen layer that changed
