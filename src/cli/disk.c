@@ -271,7 +271,8 @@ void cli_close(struct cli_target *t, struct cli_disk *d)
 
 const char *cli_disk_state(const struct cli_disk *d)
 {
-    return d->refused || d->broken ? "refused" : d->layered ? "clone" : "plain";
+    bool clone = d->layered && !vd_id_is_zero(&d->view.parent);
+    return d->refused || d->broken ? "refused" : clone ? "clone" : "plain";
 }
 
 const char *cli_layer_state(enum vd_layer_state state)

@@ -169,7 +169,6 @@ int vd_disks_adopt(struct vd_disks *ds, int path_fd, const char *path, char ret_
 {
     struct stat st;
     struct vd_disk *d;
-    char proc[32];
     ret_why[0] = '\0';
     if (!ds->config.meta || ds->config.read_only)
         return -EROFS;
@@ -182,14 +181,7 @@ int vd_disks_adopt(struct vd_disks *ds, int path_fd, const char *path, char ret_
         snprintf(ret_why, VD_META_WHY, "a client has it open; close it first");
         return -EBUSY;
     }
-    snprintf(proc, sizeof(proc), "/proc/self/fd/%d", path_fd);
-    vd_cleanup_close int fd = open(proc, O_RDWR | O_CLOEXEC | O_NOCTTY);
-    if (fd < 0)
-        return -errno;
-    int r = vd_owner_lock(fd, VD_LOCK_EXCLUSIVE);
-    if (r == -EAGAIN) {
-        snprintf(ret_why, VD_META_WHY, "another mount has it open; close it there first");
-        return -EBUSY;
-    }
+    vd_cleanup_close int fd = -1;
+    int r = vd__take_closed(path_fd, &fd, ret_why);
     return r < 0 ? r : adopt(ds, fd, ret_why);
 }

@@ -28,6 +28,9 @@ void vd__let_go(struct hold *h);
  */
 int vd__freeze(struct hold *h, const char *name, char why[VD_META_WHY]);
 
+/* The file PATH_FD with the owner's lock, which nobody else holds: -EBUSY where another mount has it open. */
+int vd__take_closed(int path_fd, int *ret_fd, char why[VD_META_WHY]);
+
 bool vd__snapshot_name_is_good(const char *name);
 /* Removes what nothing refers to any more, later, on the keeper. */
 void vd__sweep_later(struct vd_disks *ds);

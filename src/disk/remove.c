@@ -14,6 +14,8 @@
 #include "vd_log.h"
 #include "vd_step.h"
 
+#define CLOSING_MS 3000u
+
 /* ---- what is done later ---- */
 
 struct forget_job {
@@ -206,6 +208,24 @@ int vd_disks_may_remove(struct vd_disks *ds, int path_fd, char ret_why[VD_META_W
     return r < 0 ? r : check_children(ds, &uuid, ret_why);
 }
 
+int vd__take_closed(int path_fd, int *ret_fd, char why[VD_META_WHY])
+{
+    char path[32];
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", path_fd);
+    vd_cleanup_close int fd = open(path, O_RDWR | O_CLOEXEC | O_NOCTTY);
+    if (fd < 0)
+        return -errno;
+    /* Whoever is just closing it needs a moment. */
+    int r = vd_lock_wait(fd, VD_LOCK_EXCLUSIVE, VD_OWNER_LOCK_OFF, 1, CLOSING_MS);
+    if (r == -ETIMEDOUT) {
+        snprintf(why, VD_META_WHY, "another mount has it open; close it there first");
+        return -EBUSY;
+    }
+    if (r == 0)
+        *ret_fd = vd_steal_fd(&fd);
+    return r;
+}
+
 int vd_disks_remove(struct vd_disks *ds, int path_fd, const char *path, int dir_fd,
                     const char *name, char ret_why[VD_META_WHY])
 {
@@ -226,7 +246,10 @@ int vd_disks_remove(struct vd_disks *ds, int path_fd, const char *path, int dir_
             return -EBUSY;
         }
     }
-    int r = vd_disks_may_remove(ds, path_fd, ret_why);
+    vd_cleanup_close int locked_fd = -1;
+    int r = vd__take_closed(path_fd, &locked_fd, ret_why);
+    if (r == 0)
+        r = vd_disks_may_remove(ds, path_fd, ret_why);
     if (r < 0)
         return r;
     if (fstatat(dir_fd, name, &named, AT_SYMLINK_NOFOLLOW) < 0)

@@ -16,8 +16,18 @@ LATER_PIDS=()
 export VDISKFS_RUNDIR=$T/run
 mkdir "$VDISKFS_RUNDIR"
 
+# A number is used again once its process is gone: with the time it began it is this process's.
+began() {
+    sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20
+}
+
 later() {
-    LATER_PIDS+=("$1")
+    LATER_PIDS+=("$1:$(began "$1")")
+}
+
+# left PID:BEGAN: is that process still there?
+left() {
+    alive "${1%:*}" && [ "$(began "${1%:*}")" = "${1#*:}" ]
 }
 
 # A zombie, which our wait has yet to collect, is gone too.
@@ -58,10 +68,10 @@ cleanup() {
         umount "$mnt" 2>/dev/null || umount -l "$mnt" 2>/dev/null
     done
     for pid in "${LATER_PIDS[@]}"; do
-        alive "$pid" && kill "$pid" 2>/dev/null
+        left "$pid" && kill "${pid%:*}" 2>/dev/null
     done
     for pid in "${LATER_PIDS[@]}"; do
-        holds "! alive $pid" 10 || kill -9 "$pid" 2>/dev/null
+        holds "! left $pid" 10 || kill -9 "${pid%:*}" 2>/dev/null
     done
     if [ -n "${VD_KEEP:-}" ]; then
         echo "kept: $T" >&2

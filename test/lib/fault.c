@@ -20,6 +20,8 @@
  *                       errno or kill, that follows
  *           kill        SIGKILL this process, without the call
  *           delay=MS    sleep, then go on
+ *           after=MS    of a sync: make it, then sleep, so that much happens between the sync and what its
+ *                       caller does about it
  *           record      append "NUMBER OP OFFSET LENGTH PATH" to the file $VD_FAULT_RECORD
  *
  *   VD_FAULT_COUNT=FILE  after each matching call FILE holds how many there were, one line a rule,
@@ -225,6 +227,15 @@ void fault_kill_self(void)
     syscall(SYS_kill, syscall(SYS_getpid), SIGKILL);
 }
 
+void fault_sleep(unsigned ms)
+{
+    struct timespec ts = {ms / 1000, ms % 1000 * 1000000};
+    int saved = errno;
+
+    syscall(SYS_nanosleep, &ts, NULL);
+    errno = saved;
+}
+
 struct fault_verdict fault_judge(const struct fault_call *c)
 {
     struct fault_verdict v = {.tear = -1};
@@ -241,13 +252,12 @@ struct fault_verdict fault_judge(const struct fault_call *c)
             continue;
         if (rule->record && record_fd >= 0)
             record(c, number);
-        if (rule->delay_ms) {
-            struct timespec ts = {rule->delay_ms / 1000, rule->delay_ms % 1000 * 1000000};
-            syscall(SYS_nanosleep, &ts, NULL);
-        }
+        if (rule->delay_ms)
+            fault_sleep(rule->delay_ms);
         v.err = v.err ? v.err : rule->err;
         v.tear = v.tear >= 0 ? v.tear : rule->tear_bytes;
         v.kill |= rule->kill;
+        v.after_ms = v.after_ms ? v.after_ms : rule->after_ms;
     }
     /* a torn write does its part first */
     if (v.kill && v.tear < 0)

@@ -24,6 +24,7 @@ struct fault_verdict {
     int err;   /* 0: none */
     long tear; /* -1: none */
     bool kill;
+    unsigned after_ms; /* of a sync: wait before its return */
 };
 
 /* Counts the call and finds what applies to it. Sleeps where a rule says so, and does not return
@@ -31,5 +32,7 @@ struct fault_verdict {
 struct fault_verdict fault_judge(const struct fault_call *c);
 
 void fault_kill_self(void);
+/* Leaves errno as it was. */
+void fault_sleep(unsigned ms);
 
 #endif

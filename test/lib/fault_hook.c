@@ -152,24 +152,38 @@ ssize_t pwritev64v2(int fd, const struct iovec *iov, int niov, off64_t off, int 
     return pwritev2(fd, iov, niov, off, flags);
 }
 
+/* The system call CALL, if C is to be made. */
+#define SYNC(c, call)                                                                              \
+    ({                                                                                             \
+        struct fault_verdict v_ = fault_judge(c);                                                  \
+        int r_ = -1;                                                                               \
+        if (v_.kill)                                                                               \
+            fault_kill_self();                                                                     \
+        if (v_.err)                                                                                \
+            errno = v_.err;                                                                        \
+        else                                                                                       \
+            r_ = (int)(call);                                                                      \
+        if (v_.after_ms)                                                                           \
+            fault_sleep(v_.after_ms);                                                              \
+        r_;                                                                                        \
+    })
+
 int fsync(int fd)
 {
-    return gate(&(struct fault_call){.op = FAULT_FSYNC, .fd = fd}) ? -1
-                                                                   : (int)syscall(SYS_fsync, fd);
+    return SYNC(&((struct fault_call){.op = FAULT_FSYNC, .fd = fd}), syscall(SYS_fsync, fd));
 }
 
 int fdatasync(int fd)
 {
-    return gate(&(struct fault_call){.op = FAULT_FDATASYNC, .fd = fd})
-               ? -1
-               : (int)syscall(SYS_fdatasync, fd);
+    return SYNC(&((struct fault_call){.op = FAULT_FDATASYNC, .fd = fd}),
+                syscall(SYS_fdatasync, fd));
 }
 
 int msync(void *addr, size_t len, int flags)
 {
     struct fault_call c = {.op = FAULT_MSYNC, .fd = -1, .addr = addr, .len = len};
 
-    return gate(&c) ? -1 : (int)syscall(SYS_msync, addr, len, flags);
+    return SYNC(&c, syscall(SYS_msync, addr, len, flags));
 }
 
 int renameat2(int fd, const char *from, int fd2, const char *to, unsigned flags)

@@ -131,6 +131,8 @@ static int parse_action(const char *item, struct fault_rule *rule)
             rule->tear_bytes = (long)n;
         else if (strncmp(item, "delay=", 6) == 0)
             rule->delay_ms = (unsigned)n;
+        else if (strncmp(item, "after=", 6) == 0)
+            rule->after_ms = (unsigned)n;
         else
             return -EINVAL;
     }

@@ -34,7 +34,7 @@ struct fault_rule {
     uint64_t from, to; /* numbers of the calls it acts on; from > to: none */
     int err;           /* 0: none */
     long tear_bytes;   /* -1: none */
-    unsigned delay_ms;
+    unsigned delay_ms, after_ms;
     bool kill;
     bool record;
 };

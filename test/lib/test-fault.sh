@@ -45,6 +45,9 @@ assert_eq "killed instead of a write" "$status,$(file_bytes x)" 137,4096
 start=$(date +%s%N)
 run 'writes:/x:1:delay=200' dd if=data of=x bs=4k count=1
 assert_ge "a delay, in ms" $((($(date +%s%N) - start) / 1000000)) 200
+start=$(date +%s%N)
+run 'fdatasync:/x:1:after=200' dd if=data of=x bs=4k conv=fdatasync
+assert_ge "a delay after a sync, in ms" $((($(date +%s%N) - start) / 1000000)) 200
 ok "tears, kills, delays"
 
 export VD_FAULT_COUNT=$T/count VD_FAULT_RECORD=$T/record

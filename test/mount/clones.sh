@@ -136,7 +136,7 @@ story() {
     assert_eq "the live layer's ID" "$(jq -r '.layers[0].disk_id' <<<"$doc")" "$(jq -r .disk_id <<<"$doc")"
     assert_eq "size" "$(jq .size <<<"$doc")" 9437184
     assert_eq "ls" "$(value '.disks[] | select(.name == "golden.raw") | "\(.state) \(.depth) \(.layers) \(.size)"' ls "$AT")" \
-        "clone 2 3 9437184"
+        "plain 2 3 9437184"
 
     # map: block 0 and 1 of the second layer, the rest of the first; then one of the live layer
     write "$AT/golden.raw" i 1
@@ -463,11 +463,11 @@ pid=$(vd_pid "$MNT")
 exec {fd}<>"$MNT/w.raw"
 printf x >&$fd
 mkdir "$T/no-run"
-for line in "snapshot w.raw s" "resize w.raw 3M" "flatten w.raw" "revert w.raw s" "clone w.raw c.raw"; do
+for line in "snapshot w.raw s" "resize w.raw 3M" "flatten w.raw" "revert w.raw s" "clone w.raw c.raw" "rm w.raw"; do
     # shellcheck disable=SC2086 # words
     (cd "$SRC" && VDISKFS_RUNDIR=$T/no-run status "another's: $line" 1 vdisk --source="$SRC" $line)
     case $line in revert*) continue ;; esac # it has no snapshot either
-    grep -Eq "pid $pid|client has it open|snapshot|no layers" "$T/err" || fail "another's: $line: $(cat "$T/err")"
+    grep -Eq "pid $pid|has it open|snapshot|no layers" "$T/err" || fail "another's: $line: $(cat "$T/err")"
 done
 (cd "$SRC" && VDISKFS_RUNDIR=$T/no-run status "another's" 1 vdisk snapshot w.raw s)
 grep -q "pid $pid" "$T/err" || fail "who has it? $(cat "$T/err")"
@@ -506,7 +506,7 @@ for i in 1 2 3 4 5 6; do
     vdisk --json map "$MNT/busy.raw" | jq -e '[.[].length] | add == 8388608' >/dev/null || fail "map under load"
     assert_eq "layers under load" "$(value '[.layers[].snapshot] | map(select(.)) | length' info "$MNT/busy.raw")" "$i"
 done
-assert_eq "in use" "$(value '"\(.attached) \(.state)"' info "$MNT/busy.raw")" "true clone"
+assert_eq "in use" "$(value '"\(.attached) \(.state)"' info "$MNT/busy.raw")" "true plain"
 for i in 1 3 5; do does "snapshot-rm under load" snapshot-rm "$MNT/busy.raw" "s$i"; done
 clean "under load"
 kill "$hammer"
