@@ -4,7 +4,7 @@
 void mplace_make(struct mplace *p)
 {
     place_make(&p->p);
-    ck_assert_int_eq(vd_maps_open(p->p.store, 0, &p->maps), 0);
+    ck_assert_int_eq(vd_maps_open(p->p.store, 1 << 20, &p->maps), 0);
 }
 
 void mplace_drop(struct mplace *p)
@@ -16,7 +16,7 @@ void mplace_drop(struct mplace *p)
 void mplace_again(struct mplace *p)
 {
     vd_maps_close(p->maps);
-    ck_assert_int_eq(vd_maps_open(p->p.store, 0, &p->maps), 0);
+    ck_assert_int_eq(vd_maps_open(p->p.store, 1 << 20, &p->maps), 0);
 }
 
 static int by_number(const void *a, const void *b)

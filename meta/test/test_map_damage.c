@@ -90,14 +90,18 @@ static void damage_file(struct victim *v, const char *path, unsigned want_notice
 {
     struct file f = load(path);
     unsigned noticed = 0;
-    for (size_t i = 0; i < f.len; i++) {
+    size_t end = f.len; /* of what is not the empty rest of a log; of that a sample */
+    while (end > 0 && f.p[end - 1] == 0)
+        end--;
+    for (size_t i = 0; i < f.len; i += i < end + 64 ? 1 : 11) {
         poke(path, i, f.p[i] ^ (uint8_t)(1u << i % 8));
         noticed += both_are_safe(v, "flipped", i);
         poke(path, i, f.p[i]);
     }
     printf("%zu bytes, %u flips noticed\n", f.len, noticed);
     ck_assert_uint_ge(noticed, want_noticed);
-    for (size_t len = f.len; len-- > 0;) {
+    for (size_t len = f.len; len > 0;) {
+        len -= len > end + 64 && len < f.len - 64 ? 11 : 1;
         ck_assert_int_eq(truncate(path, (off_t)len), 0);
         ck_assert_msg(both_are_safe(v, "cut", len), "cut to %zu", len);
     }

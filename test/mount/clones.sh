@@ -506,7 +506,7 @@ for i in 1 2 3 4 5 6; do
     vdisk --json map "$MNT/busy.raw" | jq -e '[.[].length] | add == 8388608' >/dev/null || fail "map under load"
     assert_eq "layers under load" "$(value '[.layers[].snapshot] | map(select(.)) | length' info "$MNT/busy.raw")" "$i"
 done
-assert_eq "in use" "$(value '"\(.attached) \(.state)"' info "$MNT/busy.raw")" "true plain"
+assert_eq "in use" "$(value '"\(.attached) \(.state)"' info "$MNT/busy.raw")" "true clone"
 for i in 1 3 5; do does "snapshot-rm under load" snapshot-rm "$MNT/busy.raw" "s$i"; done
 clean "under load"
 kill "$hammer"
