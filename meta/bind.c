@@ -171,8 +171,9 @@ static int refuse_layered(const struct search *f, const struct vd_id *uuid)
         vd_id_hex(uuid, hex);
     if (f->copied)
         snprintf(f->why, VD_META_WHY,
-                 "%.150s: it is a copy of the file of disk %s, which has layers, and holds only a "
-                 "part of its blocks; remove it, " AS_PLAIN,
+                 "%.150s: it is a copy of the file of disk %s, which has layers, and may hold only a "
+                 "part of its blocks; remove it, or run `vdisk check --repair` if it was restored "
+                 "from a backup, " AS_PLAIN,
                  f->path, hex);
     else if (uuid)
         snprintf(f->why, VD_META_WHY,
@@ -329,4 +330,25 @@ int vd_meta_rebind(struct vd_meta_store *s, int fd, const char *path, const stru
     if (attr_get(&f, &attr) == 0 && vd_id_eq(&attr, uuid))
         return 0;
     return bind_path(&f, uuid);
+}
+
+int vd_meta_rebind_view(struct vd_meta_store *s, const struct vd_id *uuid, int fd,
+                        char ret_why[VD_META_WHY])
+{
+    vd_cleanup(vd_meta_close_p) struct vd_meta *m = NULL;
+    struct vd_view_record view;
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    int r = vd_meta_open(s, uuid, VD_META_WRITE, &m, ret_why);
+    if (r < 0)
+        return r;
+    r = vd_meta_get_view(m, &view);
+    if (r == -EUCLEAN)
+        snprintf(ret_why, VD_META_WHY, "%s", vd_meta_why(m));
+    if (r < 0)
+        return r;
+    view.file_ino = st.st_ino;
+    r = vd_meta_put_view(m, &view);
+    return r < 0 ? r : vd_meta_commit(m);
 }

@@ -150,3 +150,14 @@ int vd_layer_verify(struct vd_meta_store *s, const struct vd_id *id, struct vd_l
         *ret_l = l;
     return 0;
 }
+
+int vd_layer_unput(struct vd_meta_store *s, const struct vd_id *id)
+{
+    vd_cleanup_close int dir_fd = -1;
+    char name[VD__LAYER_NAME];
+    vd__layer_record_name(id, name);
+    int r = vd__layers_dir(s, false, &dir_fd);
+    if (r < 0)
+        return r == -ENOENT ? 0 : r;
+    return unlinkat(dir_fd, name, 0) < 0 && errno != ENOENT ? -errno : 0;
+}

@@ -14,8 +14,8 @@
  *
  * Locks: mark_mu before mu. No sync is waited for under either.
  *   mu       appending: the list of logs, their slots, pending, failed
- *   mark_mu  who writes marks: one thread at a time; the others wait for it and may find that it did
- *            theirs
+ *   mark_mu  who writes marks: one thread at a time; the others wait for it and may find that
+ *            it did theirs
  */
 #ifndef VD__MAP_LIVE_H
 #define VD__MAP_LIVE_H

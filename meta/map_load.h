@@ -41,10 +41,10 @@ int vd__map_write_table(struct vd_maps *maps, const struct vd__maptab_head *head
 void vd__map_unlink_logs(struct vd_maps *maps, const struct vd_id *id, uint64_t first,
                          uint64_t last);
 
-/* What it means that there is neither table nor first log: -ENOENT; -EUCLEAN with WHY where there is a
- * later log; -errno. */
-int vd__map_missing(struct vd_maps *maps, const struct vd_id *id, char why[VD_META_WHY])
-    VD_WARN_UNUSED;
+/* What it means that there is neither table nor first log: -ENOENT; -EUCLEAN with WHY where there
+ * is a later log; -errno. */
+int vd__map_missing(struct vd_maps *maps, const struct vd_id *id,
+                    char why[VD_META_WHY]) VD_WARN_UNUSED;
 
 /* Is T (NULL: none) still what has the table's name? */
 bool vd__map_still_named(struct vd_maps *maps, const struct vd_id *id, const struct vd__maptab *t);

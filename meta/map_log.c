@@ -31,8 +31,7 @@ static int each_slot(int fd, uint64_t nslots,
         return -ENOMEM;
     for (uint64_t slot = 0; slot < nslots;) {
         uint64_t left = (nslots - slot) * VD__MAPLOG_RECORD_LEN;
-        ssize_t n = vd_pread_full(fd, buf, vd_min(left, (uint64_t)CHUNK_LEN),
-                                  (off_t)end_of(slot));
+        ssize_t n = vd_pread_full(fd, buf, vd_min(left, (uint64_t)CHUNK_LEN), (off_t)end_of(slot));
         if (n <= 0)
             return (int)n;
         for (ssize_t at = 0; at < n; at += VD__MAPLOG_RECORD_LEN, slot++) {
@@ -216,8 +215,8 @@ void vd__maplog_close(struct vd__maplog *l)
     free(l);
 }
 
-/* Makes space for slots [FROM, FROM + N), ahead of the records, so that a sync of them has no size to
- * write. Where the file system cannot reserve it, zeroes do. */
+/* Makes space for slots [FROM, FROM + N), ahead of the records, so that a sync of them has no size
+ * to write. Where the file system cannot reserve it, zeroes do. */
 static int make_room(int fd, uint64_t from, uint64_t n)
 {
     static const uint8_t zero[4096];
@@ -280,9 +279,8 @@ int vd__maplog_append(struct vd__maplog *l, const struct vd__maplog_record *r, b
         return err;
     uint8_t buf[VD__MAPLOG_RECORD_LEN];
     vd__maplog_record_encode(r, l->nslots, l->head.salt, buf);
-    err = vd_pwrite_full(l->fd, buf, sizeof(buf),
-                         (off_t)end_of(l->nslots));
-    *ret_broken = err < 0;
+    err = vd_pwrite_full(l->fd, buf, sizeof(buf), (off_t)end_of(l->nslots));
+    *ret_broken = err < 0 && err != -ENOSPC && err != -EDQUOT;
     if (err == 0)
         l->nslots++;
     return err;

@@ -6,7 +6,8 @@
  *   SIZE       size of the disk in bytes
  *   MARK       the data of every record in the slots below P are durable; the log is known to be
  *              durable below slot S, because an earlier sync of it has ended
- *   END        a mark of everything below it, and the log's last record: the next log may have marks
+ *   END        a mark of everything below it, and the log's last record: now the next log may have
+ *              marks
  *
  * A record's checksum covers its slot, and it bears the log's salt, so that neither a record of
  * another place nor one of a file that lay here before verifies. Records are appended in order, one
@@ -24,7 +25,7 @@
 
 #include "map_bits.h"
 
-#define VD__MAPLOG_HEAD_LEN 512u     /* of its space, the rest is zero */
+#define VD__MAPLOG_HEAD_LEN 512u /* of its space, the rest is zero */
 #define VD__MAPLOG_RECORDS_OFF 4096u
 #define VD__MAPLOG_RECORD_LEN 32u
 #define VD__MAPLOG_SLOTS_MAX (1ull << 25) /* a fold is wanted after 2^18 */
@@ -90,10 +91,10 @@ int vd__maplog_apply(int fd, const struct vd__maplog_scan *scan, struct vd__bits
 
 /* A log that is appended to. Fields: lock: the live map's mu, but where it says otherwise. */
 struct vd__maplog {
-    struct vd__maplog *next; /* newer */
-    int fd;                  /* constant */
+    struct vd__maplog *next;     /* newer */
+    int fd;                      /* constant */
     struct vd__maplog_head head; /* constant, but for its room: of the marking thread */
-    uint64_t base;           /* sequence number of slot 0 */
+    uint64_t base;               /* sequence number of slot 0 */
     uint64_t nslots;
     uint64_t end;   /* sequence number behind the last change; set when the next takes over */
     uint64_t room;  /* slots that have space on the disk */
@@ -101,8 +102,8 @@ struct vd__maplog {
     uint64_t noted; /* the last mark's S */
 };
 
-/* Writes an empty log, with its first room, into the empty file FD; HEAD's salt and room are chosen.
- * 0, -errno. */
+/* Writes an empty log, with its first room, into the empty file FD; HEAD's salt and room are
+ * chosen. 0, -errno. */
 int vd__maplog_init(int fd, struct vd__maplog_head *head) VD_WARN_UNUSED;
 
 /* Takes over FD, a log that SCAN read, to go on at its end. NULL: no memory (FD stays the
@@ -112,9 +113,10 @@ void vd__maplog_close(struct vd__maplog *l); /* NULL is allowed */
 VD_DEFINE_CLEANUP(struct vd__maplog, vd__maplog_close)
 
 /*
- * Appends a record, unsynced; there is always room left on the disk for the mark after a change. 0;
- * -ENOSPC, -errno with *RET_BROKEN false: nothing was written; with true: what is in the slot is
- * not known, and only a mark may be written next, in its place.
+ * Appends a record, unsynced; there is always room left on the disk for the mark after a change.
+ * After an error what is in the slot is not known, and the next record is written in its place. 0;
+ * -ENOSPC, -EDQUOT; -errno with *RET_BROKEN true: the device or file system is not to be trusted
+ * any more.
  */
 int vd__maplog_append(struct vd__maplog *l, const struct vd__maplog_record *r,
                       bool *ret_broken) VD_WARN_UNUSED;

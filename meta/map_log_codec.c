@@ -3,8 +3,8 @@
  * Bytes of a log, little-endian.
  *
  *   head    u64 magic | u32 version | u32 0 | map ID | layer's disk ID | u64 number |
- *           u64 size_bytes | u64 salt | u64 room | zeroes | u32 CRC32C of all before. In one sector,
- *           because its room is written again.
+ *           u64 size_bytes | u64 salt | u64 room | zeroes | u32 CRC32C of all before. One
+ *           sector, because its room is written again
  *   record  u32 CRC32C of the slot (u64) and what follows | u32 type | u64 a | u64 b | u64 salt
  */
 #include <assert.h>

@@ -2,9 +2,10 @@
 /*
  * Bytes of a table, little-endian.
  *
- *   head   u64 magic | u32 version | u32 flags | map ID | u64 salt | u64 size_bytes | u64 first log |
- *          u64 extents | u64 pages | u64 offset of the layers | u64 offset of the index | u32 layers |
- *          u32 CRC32C of the layers | u32 CRC32C of the index | zeroes | u32 CRC32C of all before
+ *   head   u64 magic | u32 version | u32 flags | map ID | u64 salt | u64 size_bytes |
+ *          u64 first log | u64 extents | u64 pages | u64 offset of the layers |
+ *          u64 offset of the index | u32 layers | u32 CRC32C of the layers |
+ *          u32 CRC32C of the index | zeroes | u32 CRC32C of all before
  *   page   u32 CRC32C of map ID, salt and what follows | u16 extents | u16 0 | u64 page number |
  *          extents: u64 first | u32 blocks | u32 layer | zeroes to 4096
  *

@@ -18,10 +18,12 @@ struct vd__sweep {
     struct vd_meta_store *s;
     struct vd_maps *maps;
     char *why;
+    const struct vd_id *except; /* this disk is not looked at; or NULL */
 
     /* found by vd__sweep_mark */
     struct vd__idset disks;              /* that have metadata */
     struct vd__idset layers;             /* referred to */
+    struct vd__idset frozen_layers;      /* of those, the ones that a frozen map or a snapshot names */
     struct vd__idset live, frozen;       /* maps referred to */
     struct vd__ids frozen_ids, named_by; /* the same, and the first disk that names each */
     struct vd__idset second_names;       /* layers: the files of clones that have their names */

@@ -78,6 +78,8 @@ static int one_snapshot(void *user, const struct vd_snapshot_record *s)
     struct disk *d = user;
     d->nsnapshots++;
     int r = refer_frozen(d, s->maps, s->nmaps);
+    if (r == 0)
+        r = vd__idset_add(&d->w->frozen_layers, &s->disk_id);
     return r < 0 ? r : refer_layer(d, &s->disk_id);
 }
 
@@ -144,6 +146,8 @@ static int one_disk(void *user, const struct vd_id *uuid)
     vd_cleanup(vd_meta_close_p) struct vd_meta *m = NULL;
     struct vd__sweep *w = user;
     struct disk d = {.w = w, .uuid = uuid};
+    if (w->except && vd_id_eq(uuid, w->except))
+        return vd_min(vd__idset_add(&w->disks, uuid), 0);
     int r = vd_meta_open(w->s, uuid, VD_META_READ, &m, w->why);
     if (r == -ENOENT)
         return 0; /* removed in this instant */
@@ -219,8 +223,11 @@ int vd__sweep_mark_map(struct vd__sweep *w, const struct vd_id *id)
 {
     struct vd_map *map = NULL;
     int r = vd_map_get(w->maps, id, &map, w->why);
-    for (uint32_t i = 0; r >= 0 && i < vd_map_nlayers(map); i++)
+    for (uint32_t i = 0; r >= 0 && i < vd_map_nlayers(map); i++) {
         r = vd__idset_add(&w->layers, vd_map_layer(map, i));
+        if (r >= 0)
+            r = vd__idset_add(&w->frozen_layers, vd_map_layer(map, i));
+    }
     if (map)
         vd_map_unref(map);
     return r < 0 ? r : 0;
@@ -243,12 +250,33 @@ static int all_maps(struct vd__sweep *w)
     return 0;
 }
 
+static int one_known(void *user, const struct vd_id *uuid)
+{
+    struct vd__sweep *w = user;
+    struct disk d = {.w = w, .uuid = uuid};
+    return vd__idset_has(&w->disks, uuid) ? 0
+                                          : refuse(&d, "it is missing, and the disk has layers");
+}
+
 int vd__sweep_mark(struct vd__sweep *w)
 {
     int r = vd_meta_each_disk(w->s, one_disk, w);
     if (r == 0)
         r = folders(w);
+    if (r == 0)
+        r = vd_known_each(w->s, one_known, w);
     return r < 0 ? r : all_maps(w);
+}
+
+int vd_layer_is_frozen(struct vd_meta_store *s, struct vd_maps *maps, const struct vd_id *id,
+                       const struct vd_id *except, char ret_why[VD_META_WHY])
+{
+    struct vd__sweep w = {.s = s, .maps = maps, .why = ret_why, .except = except};
+    int r = vd__sweep_mark(&w);
+    if (r == 0)
+        r = vd__idset_has(&w.frozen_layers, id);
+    vd__sweep_free(&w);
+    return r;
 }
 
 void vd__sweep_free(struct vd__sweep *w)
@@ -256,6 +284,7 @@ void vd__sweep_free(struct vd__sweep *w)
     struct vd__ids *lists[] = {&w->frozen_ids, &w->named_by, &w->unborn};
     vd__idset_free(&w->disks);
     vd__idset_free(&w->layers);
+    vd__idset_free(&w->frozen_layers);
     vd__idset_free(&w->live);
     vd__idset_free(&w->frozen);
     vd__idset_free(&w->second_names);

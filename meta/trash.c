@@ -9,6 +9,7 @@
 
 #include "store.h"
 #include "vd_file.h"
+#include "vd_view.h"
 
 #define MAX_DEPTH 8
 
@@ -50,6 +51,10 @@ int vd_meta_remove(struct vd_meta_store *s, const struct vd_id *uuid)
     struct vd_id id;
     if (r == 0)
         r = vd_id_new(&id); /* a UUID may come to the trash twice */
+    if (r < 0)
+        return r;
+    /* First: a disk that is known and has no metadata was not removed on purpose. */
+    r = vd_known_drop(s, uuid);
     if (r < 0)
         return r;
     char from[VD_ID_HEX], to[VD_ID_HEX];

@@ -6,23 +6,23 @@
  * frozen maps below it, nearest first. A lookup asks them in that order; the first that knows the
  * block answers.
  *
- *   live     two bits a block (below, own, zero) in a sparse table in memory, so that a lookup and a
- *            change take no lock and never touch the source. Each change is one record in an
- *            append-only log, written unsynced when it is made: a SIGKILL loses nothing. A *mark* in
- *            the log says "the data of every record before me is durable"; it is written, with
+ *   live     two bits a block (below, own, zero) in a sparse table in memory, so that a lookup and
+ *            a change take no lock and never touch the source. Each change is one record in an
+ *            append-only log, written unsynced when it is made: a SIGKILL loses nothing. A *mark*
+ *            in the log says "the data of every record before me is durable"; it is written, with
  *            fdatasync, by a flush. After a power cut (the boot ID differs) what stands behind the
  *            last mark is forgotten: the log may have reached the disk before its data did.
- *   frozen   immutable, shared by every disk and program that names it. One layer's: the live map as
- *            it was, in memory until it is *baked* into a table. Merged: a table of many layers'
+ *   frozen   immutable, shared by every disk and program that names it. One layer's: the live map
+ *            as it was, in memory until it is *baked* into a table. Merged: a table of many layers'
  *            extents.
  *
  * Files in the store's folder `maps`:
  *
- *   <map ID>.map        the table: a sorted array of extents in pages of 4 KiB, each with its CRC32C,
- *                       a list of layers, an index of pages. Never changed, only replaced by rename.
- *   <map ID>.<n>.log    the log, from number n on that the table names (0 without a table). *Folding*
- *                       begins a new log, writes a table of what the old ones hold, and removes them.
- *   *.new               not finished; locked while somebody writes it
+ *   ID.map      the table: a sorted array of extents in pages of 4 KiB, each with its CRC32C, a
+ *               list of layers, an index of pages. Never changed, only replaced by rename
+ *   ID.<n>.log  the log, from number n on that the table names (0 without a table). *Folding*
+ *               begins a new log, writes a table of what the old ones hold, and removes them
+ *   *.new       not finished; locked while somebody writes it
  *
  * So a map is found from its ID alone, whatever step it is in. Tables are read page by page: a page
  * is verified when it is read, kept in a bounded cache in memory, and never mapped, so damage,
@@ -112,9 +112,9 @@ enum vd_block_state vd_live_map_get(const struct vd_live_map *lm, uint64_t first
 
 /* Records that NBLOCKS from FIRST on are now STATE (OWN or ZERO): appends to the log (unsynced),
  * then changes the table. For OWN the data have been written (not synced) before. Changes of the
- * same blocks are kept apart by the caller. 0; -ENOMEM, -ENOSPC (nothing changed); -errno of the
- * log (then nothing changed, and every later change fails with -EIO: what a failed append left in
- * the log is not known); -EROFS: it is frozen. */
+ * same blocks are kept apart by the caller. 0; -ENOMEM, -ENOSPC, -EDQUOT (nothing changed, it may
+ * be tried again); -errno of the log (then nothing changed, and every later change fails with -EIO:
+ * what a failed append left in the log is not known); -EROFS: it is frozen. */
 int vd_live_map_set(struct vd_live_map *lm, uint64_t first, uint64_t nblocks,
                     enum vd_block_state state) VD_WARN_UNUSED;
 /* Records a new size of the disk. */
@@ -124,9 +124,9 @@ int vd_live_map_set_size(struct vd_live_map *lm, uint64_t size_bytes) VD_WARN_UN
  * A flush: pending = vd_live_map_pending(lm); fdatasync(data); vd_live_map_mark(lm, pending). The
  * mark covers the records that were there at the first call and no later ones; it returns at once
  * where an earlier mark covers them. Marks of several threads are grouped: who comes while one is
- * being written shares the next. 0; -ENOSPC (no space for the mark itself: it may be tried again);
- * -errno of the log: nothing more can be made durable, every later mark and change fails (-EIO).
- * Blocks for the device.
+ * being written shares the next. 0; -ENOSPC, -EDQUOT (no space for the mark itself: it may be tried
+ * again); -errno of the log: nothing more can be made durable, every later mark and change fails
+ * (-EIO). Blocks for the device.
  */
 uint64_t vd_live_map_pending(const struct vd_live_map *lm);
 int vd_live_map_mark(struct vd_live_map *lm, uint64_t pending) VD_WARN_UNUSED;
@@ -156,8 +156,8 @@ int vd_live_map_each(const struct vd_live_map *lm,
  */
 int vd_live_map_freeze(struct vd_live_map *lm, struct vd_map **ret_map) VD_WARN_UNUSED;
 
-/* Attributes of the log that was read last, of a map that was opened and not begun: as long as they are
- * the same nobody has changed the map. 0; -ESTALE: there is a later log; -ENOENT, -errno. */
+/* Attributes of the log that was read last, of a map that was opened and not begun: as long as they
+ * are the same nobody has changed the map. 0; -ESTALE: there is a later log; -ENOENT, -errno. */
 int vd_live_map_stat(const struct vd_live_map *lm, struct stat *ret_st) VD_WARN_UNUSED;
 
 /* ---- frozen maps ---- */

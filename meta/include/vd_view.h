@@ -146,6 +146,25 @@ int vd_layer_each(struct vd_meta_store *s, int (*fn)(void *user, const struct vd
  * disk's lock. */
 int vd_refs_lock(struct vd_meta_store *s, bool exclusive, int *ret_fd) VD_WARN_UNUSED;
 
+/* The list of disks that have layers, beside their metadata: as long as a disk is on it and has none, vd_meta_sweep
+ * does nothing. put: durable, 0 also if it is there. vd_meta_remove drops what it removes. */
+int vd_known_put(struct vd_meta_store *s, const struct vd_id *uuid) VD_WARN_UNUSED;
+int vd_known_drop(struct vd_meta_store *s, const struct vd_id *uuid) VD_WARN_UNUSED;
+int vd_known_each(struct vd_meta_store *s, int (*fn)(void *user, const struct vd_id *uuid),
+                  void *user) VD_WARN_UNUSED;
+
+/* Does a frozen map or a snapshot of any disk but EXCEPT (of which the caller may hold a session) name the layer ID? 1, 0; -EUCLEAN with RET_WHY where it cannot be told;
+ * -errno. Reads the metadata of every disk. */
+int vd_layer_is_frozen(struct vd_meta_store *s, struct vd_maps *maps, const struct vd_id *id,
+                       const struct vd_id *except, char ret_why[VD_META_WHY]) VD_WARN_UNUSED;
+/* Removes the record, not the file: of a layer that was about to be frozen and is not. */
+int vd_layer_unput(struct vd_meta_store *s, const struct vd_id *id) VD_WARN_UNUSED;
+
+/* The file FD (readable, with the disk's attributes) was restored from a backup, and is the file of disk UUID from now on. The caller has made sure that
+ * the file which the record names is gone. 0; -ENOENT, -EUCLEAN (RET_WHY), -errno. */
+int vd_meta_rebind_view(struct vd_meta_store *s, const struct vd_id *uuid, int fd,
+                        char ret_why[VD_META_WHY]) VD_WARN_UNUSED;
+
 /* Calls FN for each disk whose view names PARENT as its parent (its UUID and its record's path).
  * -EUCLEAN, RET_WHY naming it, where some disk's metadata cannot be read: who depends on what is
  * not known then. A non-zero return ends the walk and is returned. Blocks: one session a disk of

@@ -2,8 +2,8 @@
 /*
  * What the tests of maps share: a store with maps, and a model to compare with.
  *
- * The model cuts the block numbers, up to very high ones, into cells of very different length, some of
- * which end where the tree of a live map has an edge; changes are of whole cells. The try_
+ * The model cuts the block numbers, up to very high ones, into cells of very different length, some
+ * of which end where the tree of a live map has an edge; changes are of whole cells. The try_
  * functions contain no ck_*, for forked processes.
  */
 #ifndef MAP_TEST_H

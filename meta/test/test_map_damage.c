@@ -66,7 +66,8 @@ static bool live_is_safe(struct victim *v, enum vd_map_trust trust, const char *
     char why[VD_META_WHY] = "";
     int r = vd_live_map_open(v->p.maps, &v->id, trust, &lm, why);
     if (r < 0) {
-        ck_assert_msg(r == -EUCLEAN && strstr(why, v->p.p.dir), "%s at %zu: %d %s", how, at, r, why);
+        ck_assert_msg(r == -EUCLEAN && strstr(why, v->p.p.dir), "%s at %zu: %d %s", how, at, r,
+                      why);
         return true;
     }
     const char *what = differs(lm, &v->m);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Maps used by many threads: changes of neighbouring blocks, lookups, flushes and folds of one live map;
- * lookups of shared frozen maps through a cache too small for them, while they come, go and are baked. */
+/* Maps used by many threads: changes of neighbouring blocks, lookups, flushes and folds of one live
+ * map; lookups of shared frozen maps through a cache too small for them, while they come, go and
+ * are baked. */
 #include "map_test.h"
 
 #include <pthread.h>
@@ -8,7 +9,7 @@
 
 #define BLOCKS 40000u
 #define WRITERS 4u
-#define CHANGES 6000u
+#define CHANGES 30000u
 
 struct shared {
     struct vd_live_map *lm;
@@ -25,17 +26,23 @@ struct worker {
     struct rng rng;
 };
 
-/* Blocks of its own, between those of the others. */
+/* Between those of the others; mostly in the same few words. */
+static unsigned own_block(struct worker *w)
+{
+    uint64_t x = rng_next(&w->rng);
+    return (unsigned)(x % 8 ? x / 8 % 16 : x / 8 % (BLOCKS / WRITERS)) * WRITERS + w->n;
+}
+
 static void *writer(void *arg)
 {
     struct worker *w = arg;
     for (unsigned i = 0; w->r == 0 && !w->what && i < CHANGES; i++) {
-        unsigned b = (unsigned)(rng_next(&w->rng) % (BLOCKS / WRITERS)) * WRITERS + w->n;
+        unsigned b = own_block(w);
         enum vd_block_state state = rng_next(&w->rng) % 2 ? VD_BLOCK_OWN : VD_BLOCK_ZERO;
         uint64_t run;
         w->r = vd_live_map_set(w->s->lm, b, 1, state);
         atomic_store_explicit(&w->s->state[b], state, memory_order_relaxed);
-        b = (unsigned)(rng_next(&w->rng) % (BLOCKS / WRITERS)) * WRITERS + w->n;
+        b = own_block(w);
         if (vd_live_map_get(w->s->lm, b, 1, &run) !=
             (enum vd_block_state)atomic_load_explicit(&w->s->state[b], memory_order_relaxed))
             w->what = "a writer does not see its own block";
@@ -80,7 +87,8 @@ static void *reader(void *arg)
 START_TEST(one_live_map)
 {
     static struct shared s;
-    void *(*const body[])(void *) = {writer, writer, writer, writer, flusher, flusher, folder, reader};
+    void *(*const body[])(void *) = {writer,  writer,  writer, writer,
+                                     flusher, flusher, folder, reader};
     struct mplace p;
     struct worker w[VD_ARRAY_SIZE(body)];
     pthread_t t[VD_ARRAY_SIZE(body)];
@@ -192,9 +200,8 @@ static void make_map(struct mplace *p, unsigned k, const struct vd_id *id)
     struct vd_map *m;
     ck_assert_int_eq(vd_live_map_begin(lm), 0);
     for (uint64_t e = 0; e < EXTENTS; e++)
-        ck_assert_int_eq(vd_live_map_set(lm, 3 * e, 2,
-                                         expected(k, 3 * e) ? VD_BLOCK_ZERO : VD_BLOCK_OWN),
-                         0);
+        ck_assert_int_eq(
+            vd_live_map_set(lm, 3 * e, 2, expected(k, 3 * e) ? VD_BLOCK_ZERO : VD_BLOCK_OWN), 0);
     ck_assert_int_eq(try_flush(lm), 0);
     ck_assert_int_eq(vd_live_map_freeze(lm, &m), 0);
     vd_live_map_close(lm);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Which records count: all after a kill, those with a mark after a power cut. A log is read from its
- * file while its writer is still there, which is what a cut at that instant leaves; and after kills
- * at any moment and at each step.
+ * Which records count: all after a kill, those with a mark after a power cut. A log is read from
+ * its file while its writer is still there, which is what a cut at that instant leaves; and after
+ * kills at any moment and at each step.
  */
 #include "map_test.h"
 
@@ -107,6 +107,19 @@ static int flush_meanwhile(void *user)
     return r < 0 ? r : try_flush(d->lm);
 }
 
+/* A flush that began before the fold: what it covers ends in the middle of the old log. */
+struct older {
+    struct vd_live_map *lm;
+    uint64_t pending;
+};
+
+static int mark_older(void *user)
+{
+    struct older *o = user;
+    int r = vd_live_map_mark(o->lm, o->pending);
+    return r < 0 ? -EBADE : -EIO;
+}
+
 START_TEST(flushes_and_failed_folds)
 {
     struct rng r = rng_make(22);
@@ -126,7 +139,12 @@ START_TEST(flushes_and_failed_folds)
             ck_assert_int_eq(try_flush(lm), 0);
             marked = m;
         }
-        if (rng_next(&r) % 2) {
+        if (i % 4 == 1) {
+            struct older o = {lm, vd_live_map_pending(lm)};
+            marked = m;
+            ck_assert_int_eq(change_meanwhile(&d), 0);
+            ck_assert_int_eq(vd_live_map_fold(lm, mark_older, &o), -EIO);
+        } else if (rng_next(&r) % 2) {
             ck_assert_int_eq(vd_live_map_fold(lm, fail_sync, NULL), -EIO);
         } else {
             ck_assert_int_eq(vd_live_map_fold(lm, flush_meanwhile, &d), 0);
@@ -155,6 +173,81 @@ START_TEST(written_since_it_was_opened)
     ck_assert_int_eq(vd_live_map_begin(early), -ESTALE);
     vd_live_map_close(lm);
     vd_live_map_close(early);
+    mplace_drop(&p);
+}
+END_TEST
+
+static void zero_slots(const char *path, unsigned from, unsigned to)
+{
+    static const uint8_t zero[32 * 64];
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    ck_assert_int_eq(pwrite(fd, zero, 32 * (to - from), 4096 + 32 * from), 32 * (to - from));
+    close(fd);
+}
+
+static int open_result(struct mplace *p, const struct vd_id *id, enum vd_map_trust trust)
+{
+    struct vd_live_map *lm;
+    char why[VD_META_WHY];
+    int r = vd_live_map_open(p->maps, id, trust, &lm, why);
+    if (r == 0)
+        vd_live_map_close(lm);
+    return r;
+}
+
+/* A flush whose mark got to the disk before its records did was never acknowledged; one whose
+ * records were known to be there, and are gone, is damage. */
+START_TEST(a_mark_before_its_records)
+{
+    struct rng r = rng_make(25);
+    struct mplace p;
+    struct cells c;
+    char path[256];
+    mplace_make(&p);
+    cells_make(&c, &r, true);
+    struct model m = {.c = &c}, first;
+    struct vd_id id = map_id(1), layer = map_id(2);
+    must_make_live(&p, &id, &layer, 0);
+    map_path(&p, &id, ".0.log", path);
+    struct vd_live_map *lm = must_open_live(&p, &id, VD_MAP_TRUST_ALL);
+    ck_assert_int_eq(vd_live_map_begin(lm), 0);
+    for (unsigned i = 0; i < 40; i++) { /* slots 0 to 19, a mark, 21 to 40, a mark */
+        ck_assert_int_eq(try_change(lm, &m, &r), 0);
+        if (i == 19) {
+            ck_assert_int_eq(try_flush(lm), 0);
+            first = m;
+        }
+    }
+    ck_assert_int_eq(try_flush(lm), 0);
+    check_files(&p, &id, VD_MAP_TRUST_MARKED, &m);
+    zero_slots(path, 30, 35);
+    check_files(&p, &id, VD_MAP_TRUST_MARKED, &first);
+    ck_assert_int_eq(open_result(&p, &id, VD_MAP_TRUST_ALL), -EUCLEAN);
+    zero_slots(path, 10, 11);
+    ck_assert_int_eq(open_result(&p, &id, VD_MAP_TRUST_MARKED), -EUCLEAN);
+    vd_live_map_close(lm);
+    mplace_drop(&p);
+}
+END_TEST
+
+START_TEST(a_clean_close_says_what_is_known)
+{
+    struct mplace p;
+    char path[256];
+    mplace_make(&p);
+    printf("no seed\n");
+    struct vd_id id = map_id(1), layer = map_id(2);
+    must_make_live(&p, &id, &layer, 0);
+    map_path(&p, &id, ".0.log", path);
+    struct vd_live_map *lm = must_open_live(&p, &id, VD_MAP_TRUST_ALL);
+    ck_assert_int_eq(vd_live_map_begin(lm), 0);
+    for (unsigned i = 0; i < 10; i++)
+        ck_assert_int_eq(vd_live_map_set(lm, i, 1, VD_BLOCK_OWN), 0);
+    ck_assert_int_eq(try_flush(lm), 0);
+    vd_live_map_close(lm);
+    ck_assert_int_eq(open_result(&p, &id, VD_MAP_TRUST_MARKED), 0);
+    zero_slots(path, 5, 6);
+    ck_assert_int_eq(open_result(&p, &id, VD_MAP_TRUST_MARKED), -EUCLEAN);
     mplace_drop(&p);
 }
 END_TEST
@@ -385,7 +478,12 @@ END_TEST
 int main(void)
 {
     const TTest *const tests[] = {
-        marked_and_not, flushes_and_failed_folds, written_since_it_was_opened, kills,
+        marked_and_not,
+        flushes_and_failed_folds,
+        written_since_it_was_opened,
+        a_mark_before_its_records,
+        a_clean_close_says_what_is_known,
+        kills,
         kills_at_each_step,
     };
     return run_suite("map-trust", tests, VD_ARRAY_SIZE(tests), 120);

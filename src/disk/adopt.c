@@ -43,7 +43,7 @@ static int forget(struct vd_disks *ds, int fd, const struct stat *st)
     bool own = true;
     int r = vd_meta_open(ds->config.meta, &uuid, VD_META_READ, &m, why);
     if (r == -ENOENT)
-        return 0;
+        return vd_known_drop(ds->config.meta, &uuid);
     if (r == 0 && vd_meta_get_layer(m, 0, &layer) == 0) {
         own = layer.identity.ino == st->st_ino;
         if (vd_meta_get_view(m, &view) == 0)

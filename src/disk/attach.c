@@ -53,8 +53,6 @@ static int new_records(struct vd_disk *d, struct vd_meta *m)
 static int look_at_mark(struct vd_disk *d, char why[VD_META_WHY])
 {
     struct vd_id live;
-    struct stat st;
-    struct vd_meta_store *store = d->ds->config.meta;
     int r = vd_layered_get(d->backing->fd, &live);
     if (r == -EUCLEAN) {
         snprintf(why, VD_META_WHY,
@@ -64,19 +62,8 @@ static int look_at_mark(struct vd_disk *d, char why[VD_META_WHY])
     }
     if (r < 0)
         return 0;
-    r = vd_disks_sweep(d->ds, why);
-    if (r >= 0 && vd_layer_stat(store, &vd__live(d)->disk_id, &st) == -ENOENT)
-        return vd_layered_unmark(d->backing->fd);
-    if (r >= 0)
-        snprintf(why, VD_META_WHY,
-                 "its metadata is older than its layers, and others stand on its bytes; "
-                 "restore .vdiskfs/disks from a backup, or run `vdisk adopt PATH --as-plain`");
-    else if (!why[0])
-        snprintf(why, VD_META_WHY,
-                 "its metadata does not know of its layers, and who stands on them "
-                 "cannot be told now: %s",
-                 strerror(-r));
-    return -EUCLEAN;
+    r = vd__refuse_if_frozen(d, &vd__live(d)->disk_id, why);
+    return r < 0 ? r : vd_layered_unmark(d->backing->fd);
 }
 
 /* Finds or makes the disk's metadata and learns its names. */

@@ -176,6 +176,9 @@ static int give_name(struct clone *c, int dir_fd, const char *name)
 {
     char proc[32];
     snprintf(proc, sizeof(proc), "/proc/self/fd/%d", c->fd);
+    int r = vd_known_put(c->ds->config.meta, &c->uuid);
+    if (r < 0)
+        return r;
     vd_step("clone-name");
     if (linkat(AT_FDCWD, proc, dir_fd, name, AT_SYMLINK_FOLLOW) < 0) {
         if (errno == EEXIST)

@@ -331,6 +331,8 @@ void vd__chain_put(struct vd_disks *ds, struct chain *c);
 
 /* load.c; with own_mu held, or at the attach. From metadata to a view. */
 int vd__disk_load(struct vd_disk *d, struct vd_meta *m, char why[VD_META_WHY]);
+/* A live layer that has the record of a frozen one: -EUCLEAN with WHY if others stand on it, else the record goes. */
+int vd__refuse_if_frozen(struct vd_disk *d, const struct vd_id *id, char why[VD_META_WHY]);
 /* Before the first change: the live map takes records. */
 int vd__disk_begin_changes(struct vd_disk *d);
 /* While another mount may change the disk: the view follows its metadata. */
@@ -360,9 +362,6 @@ int vd__cow_truncate(struct vd_disk *d, struct view *v, uint64_t size);
 /* Makes blocks that are not the live layer's its own, as they are. BUF (NBLOCKS blocks) is scratch. */
 int vd__cow_copy_up(struct vd_disk *d, struct view *v, uint64_t first, uint32_t nblocks,
                     uint8_t *buf);
-
-/* Blocks that read as zeroes and are not the live layer's become its own, a hole in its file. */
-int vd__cow_own_hole(struct vd_disk *d, struct view *v, uint64_t first, uint64_t nblocks);
 
 /* Blocks that read as zeroes and are not the live layer's become its own, a hole in its file. */
 int vd__cow_own_hole(struct vd_disk *d, struct view *v, uint64_t first, uint64_t nblocks);

@@ -180,6 +180,9 @@ static int stand_alone(struct vd_disk *d, char why[VD_META_WHY])
             r = publish(d, live);
         vd__changes_go_on(d);
     }
+    if (r == 0 && live->own_file)
+        (void)!vd_known_drop(d->ds->config.meta,
+                             &d->uuid); /* more care than it needs, if it stays */
     if (r == 0 && live->own_file && vd_layered_unmark(d->backing->fd) < 0)
         vd_log_warning("%s: its attribute " VD_META_XATTR_LAYERED " could not be removed", d->path);
     vd__view_put(v, shard);
@@ -206,6 +209,8 @@ int vd_disks_flatten(struct vd_disks *ds, int path_fd, const char *path,
     if (r < 0)
         return r;
     struct vd_disk *d = h.d;
+    vd_close_p(&h.refs_fd); /* nothing new is referred to, and it may take long */
+    h.refs_fd = -1;
     r = check_snapshots(d, ret_why);
     if (r == 0)
         r = vd_disk_own(d, ret_why);

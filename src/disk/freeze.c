@@ -194,6 +194,8 @@ static int commit(struct freeze *f)
     if (r == -ENOTSUP || r == -EOPNOTSUPP)
         snprintf(f->why, VD_META_WHY, "the source's file system takes no extended attributes");
     if (r == 0)
+        r = vd_known_put(f->d->ds->config.meta, &f->d->uuid);
+    if (r == 0)
         r = vd_meta_commit(m);
     vd_step("freeze-committed");
     return r;
@@ -262,6 +264,8 @@ static void undo(struct freeze *f)
     vd__frozen_put(vd_steal_ptr(f->frozen));
     if (f->linked) /* only the second name, and the record */
         (void)!vd_layer_remove(ds->config.meta, &f->old->live->disk_id);
+    if (is_plain(f))
+        (void)!vd_known_drop(ds->config.meta, &f->d->uuid);
     int fd = f->d->backing->fd;
     const struct live *old = f->old->live;
     (void)!(is_plain(f) ? vd_layered_unmark(fd)

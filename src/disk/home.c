@@ -193,8 +193,10 @@ void vd__move_home(struct vd_disk *d)
     } else {
         r = move(&m, why);
     }
-    if (r == 0)
+    if (r == 0) {
+        (void)!vd_known_drop(d->ds->config.meta, &d->uuid);
         vd__sweep_later(d->ds);
+    }
     if (r < 0)
         vd_log_warning("%s: it is flat, but its blocks stay in .vdiskfs/layers for now: %s",
                        d->path, why[0] ? why : strerror(-r));

@@ -54,13 +54,35 @@ static int live_file(struct vd_disk *d, const struct vd_view_record *view,
         char rel[128];
         vd_layer_rel(&layer->disk_id, rel, sizeof(rel));
         snprintf(why, VD_META_WHY,
-                 "%s: %s; it holds what was written last: restore it from a backup, or run "
-                 "`vdisk revert` to a snapshot",
-                 rel, strerror(-r));
+                 "%s: %s; it holds what was written last: restore it from a backup", rel,
+                 strerror(-r));
         return r == -ENOENT ? -EUCLEAN : r;
     }
     *ret_own = false;
     return vd_backing_file_open(fd, d->backing->writable, d->ds->config.backing_direct, ret_b);
+}
+
+/* The live layer has the record of a frozen one. Either a freeze was cut before its commit, or this metadata is
+ * older than that layer's freeze: then others stand on it, and it is never written again. */
+int vd__refuse_if_frozen(struct vd_disk *d, const struct vd_id *id, char why[VD_META_WHY])
+{
+    struct vd_layer_file file;
+    char rel[128];
+    int r = vd_layer_get(d->ds->config.meta, id, &file, why);
+    if (r == -ENOENT)
+        return 0;
+    r = vd_layer_is_frozen(d->ds->config.meta, d->ds->maps, id, &d->uuid, why);
+    if (r == 0)
+        return vd_layer_unput(d->ds->config.meta, id);
+    vd_layer_rel(id, rel, sizeof(rel));
+    if (r == 1)
+        snprintf(
+            why, VD_META_WHY,
+            "its metadata is older than its layers: others stand on %s, which it "
+            "would write; restore .vdiskfs/disks from a later backup, or run `vdisk adopt PATH "
+            "--as-plain` to take its file's bytes as they are",
+            rel);
+    return -EUCLEAN;
 }
 
 static int load_chains(struct vd_disk *d, const struct vd_view_record *view, struct chain **chains,
@@ -93,6 +115,8 @@ static int layered_view(struct vd_disk *d, const struct vd_disk_record *disk,
     struct live *live = NULL;
     struct vd_id boot;
     int r = vd_boot_id(&boot);
+    if (r == 0 && d->locked != VD_LOCK_NONE)
+        r = vd__refuse_if_frozen(d, &disk->live_disk_id, why);
     if (r == 0)
         r = load_chains(d, rec, chains, why);
     if (r == 0)

@@ -8,13 +8,15 @@
  */
 #include <fcntl.h>
 #include <string.h>
-#include <sys/xattr.h>
+#include <time.h>
 
 #include "freeze.h"
 #include "vd_log.h"
 #include "vd_step.h"
 
 #define CLOSING_MS 3000u
+#define SWEEP_WAIT_MS 20
+#define SWEEP_TRIES 500
 
 /* ---- what is done later ---- */
 
@@ -60,6 +62,11 @@ static void sweep_run(struct vd_job *job)
     char why[VD_META_WHY];
     atomic_store(&s->ds->sweeping, false); /* what is removed from now on wants another */
     int r = vd_disks_sweep(s->ds, why);
+    /* Somebody is just making a reference, perhaps who asked for this. */
+    for (int i = 0; r == -EBUSY && i < SWEEP_TRIES && !atomic_load(&s->ds->stopping); i++) {
+        nanosleep(&(struct timespec){.tv_nsec = SWEEP_WAIT_MS * 1000000}, NULL);
+        r = vd_disks_sweep(s->ds, why);
+    }
     if (r < 0 && r != -EBUSY)
         vd_log_note("what no disk refers to is kept for now: %s", why[0] ? why : strerror(-r));
     free(s);

@@ -52,6 +52,7 @@ struct vd_disk_stats rig_stats(struct vd_disk *d);
 /* xorshift; seeds are fixed and printed by who uses them. */
 uint64_t rig_random(uint64_t *state);
 
+void add_history_tests(Suite *s);
 void add_layers_tests(Suite *s);
 void add_model_tests(Suite *s);
 void add_race_tests(Suite *s);
