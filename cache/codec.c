@@ -11,7 +11,7 @@ static const char slots_magic[8] = "vdslots";
 static const char state_magic[8] = "vdstate";
 static const char witness_magic[8] = "vdwitns";
 
-#define VERSION 1u
+#define VERSION 2u
 #define SLOTS_CRC_OFF 48u
 #define STATE_CRC_OFF (VD__STATE_HEADER_BYTES - 4)
 #define PENDING_CRC_OFF 40u
@@ -177,8 +177,13 @@ uint32_t vd__block_word(uint32_t seed, uint64_t block, const void *bytes)
 {
     uint8_t number[8];
     vd_put_le64(number, block);
-    uint32_t crc = vd_crc32c(vd_crc32c(seed, number, sizeof(number)), bytes, VD_BLOCK_SIZE);
-    return crc ? crc : 1;
+    /* The CRC of a block that ends in its own CRC32C, as file systems write them, says nothing of the
+     * rest of it: a CRC is linear. A product of one half's is not. */
+    size_t half = VD_BLOCK_SIZE / 2;
+    uint32_t first = vd_crc32c(vd_crc32c(seed, number, sizeof(number)), bytes, half);
+    uint32_t second = vd_crc32c(0, (const uint8_t *)bytes + half, half);
+    uint32_t word = first * 0x9e3779b1u + second;
+    return word ? word : 1;
 }
 
 /* The finaliser of splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators).

@@ -60,7 +60,7 @@ void vd__index_key_encode(const struct vd_cache_key *key, uint64_t slotno,
                           uint8_t ret_buf[VD__INDEX_KEY_BYTES]);
 uint64_t vd__index_key_slotno(const uint8_t buf[VD__INDEX_KEY_BYTES]);
 
-/* The word that stands for a block in its slot's record: CRC32C of key, block number and bytes,
+/* The word that stands for a block in its slot's record: a checksum of key, block number and bytes,
  * never 0 (0 is "not valid"). The seed is the part over the key. */
 uint32_t vd__block_seed(const struct vd_cache_key *key);
 uint32_t vd__block_word(uint32_t seed, uint64_t block, const void *bytes);

@@ -10,7 +10,7 @@
  *     *write* poisons every token it overlaps and clears every cached copy before the backing is
  *     written, and admits no new token on its blocks until it ends. A poisoned fill is dropped.
  *   - A write refreshes the cache only if it was alone on its blocks from begin to end.
- *   - Every block has a CRC32C over its key and its bytes, verified in the caller's buffer. What fails
+ *   - Every block has a checksum (of two CRC32C) over its key and its bytes, verified in the caller's buffer. What fails
  *     is dropped, counted, and reported as not cached.
  * So the order is always: fill_begin, read backing, fill_commit; and write_begin, write backing,
  * write_end. Between begin and end no lock is held; both may be called on different threads.

@@ -67,6 +67,10 @@ static int name_layer(struct freeze *f)
     int r = check_names(f);
     if (r < 0)
         return r;
+    /* Its attributes first: a layer's file that does not say whose it is would be refused. */
+    r = vd_backing_sync(f->d->backing, false);
+    if (r < 0)
+        return r;
     vd_step("freeze-link");
     r = vd_layer_link(f->d->ds->config.meta, &f->old->live->disk_id, f->d->backing->fd);
     if (r == -EXDEV)

@@ -286,7 +286,7 @@ static void run_model(enum vd_cache_mode mode, uint64_t seed)
     opened(&m, &m.disk[0]);
     for (int i = 0; i < 20; i++)
         do_write(&m, &m.disk[0]);
-    for (int i = 0; i < 2500; i++)
+    for (int i = 0; i < 1200; i++)
         step(&m);
     remount(&m);
     for (unsigned i = 0; i < DISKS; i++)
@@ -317,6 +317,6 @@ void add_layers_tests(Suite *s)
 {
     TCase *t = tcase_create("layers");
     tcase_set_timeout(t, 240);
-    tcase_add_loop_test(t, model, 0, 6);
+    tcase_add_loop_test(t, model, 0, 3);
     suite_add_tcase(s, t);
 }
