@@ -210,7 +210,9 @@ static int remove_leftovers(struct removal *v)
 
 static int sweep(struct removal *v)
 {
-    int r = vd__sweep_mark(&v->w);
+    int r = v->dry_run ? 0 : vd__sweep_gone(v->w.s);
+    if (r == 0)
+        r = vd__sweep_mark(&v->w);
     if (r == 0)
         r = choose(v);
     vd_step("sweep-chosen");

@@ -35,6 +35,8 @@ struct vd__sweep {
 int vd__sweep_mark(struct vd__sweep *w) VD_WARN_UNUSED;
 /* Counts the layers of the map ID in. 0, -errno. */
 int vd__sweep_mark_map(struct vd__sweep *w, const struct vd_id *id) VD_WARN_UNUSED;
+/* Finishes removals that were cut (gone.c). 0 or -errno. */
+int vd__sweep_gone(struct vd_meta_store *s) VD_WARN_UNUSED;
 void vd__sweep_free(struct vd__sweep *w);
 
 #endif

@@ -153,6 +153,10 @@ int vd_known_drop(struct vd_meta_store *s, const struct vd_id *uuid) VD_WARN_UNU
 int vd_known_each(struct vd_meta_store *s, int (*fn)(void *user, const struct vd_id *uuid),
                   void *user) VD_WARN_UNUSED;
 
+/* Before the last name of the disk's file PATH_FD goes, and after its metadata went: what is cut in between is finished by the next sweep. 0 or -errno. */
+int vd_gone_put(struct vd_meta_store *s, const struct vd_id *uuid, int path_fd) VD_WARN_UNUSED;
+int vd_gone_drop(struct vd_meta_store *s, const struct vd_id *uuid) VD_WARN_UNUSED;
+
 /* Does a frozen map or a snapshot of any disk but EXCEPT (of which the caller may hold a session) name the layer ID? 1, 0; -EUCLEAN with RET_WHY where it cannot be told;
  * -errno. Reads the metadata of every disk. */
 int vd_layer_is_frozen(struct vd_meta_store *s, struct vd_maps *maps, const struct vd_id *id,

@@ -163,8 +163,12 @@ int vd__disk_attach(struct vd_disk *d, int path_fd, bool write)
 {
     struct vd_disks_config *c = &d->ds->config;
     struct vd_id live;
-    if (vd_layered_get(path_fd, &live) == 0 && vd_id_eq(&live, &vd_layered_moved))
+    if (vd_layered_get(path_fd, &live) == 0 && vd_id_eq(&live, &vd_layered_moved)) {
+        vd_log_note("%s: another file has taken its place, which is looked up now; or its adoption "
+                    "was cut off: then run `vdisk adopt` again",
+                    d->path);
         return -ESTALE;
+    }
     int r = vd_lane_open(c->lanes, LANE_THREADS, &d->lane);
     if (r == 0)
         r = vd_backing_file_open(path_fd, !c->read_only, c->backing_direct, &d->backing);
@@ -238,8 +242,10 @@ static void remove_all(struct vd_disk *d)
     int r = vd_meta_remove(d->ds->config.meta, &d->uuid);
     if (r < 0 && r != -ENOENT)
         vd_log_warning("%s: its metadata could not be removed: %s", d->path, strerror(-r));
-    if (vd__live(d)->lm)
+    if (vd__live(d)->lm) {
+        (void)!vd_gone_drop(d->ds->config.meta, &d->uuid);
         vd__sweep_later(d->ds);
+    }
 }
 
 static void detach_owned(struct vd_disk *d)

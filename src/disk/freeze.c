@@ -48,6 +48,7 @@ static bool is_plain(const struct freeze *f)
 static int check_names(struct freeze *f)
 {
     struct stat st, ours;
+    (void)!vd_gone_drop(f->d->ds->config.meta, &f->d->uuid); /* of a removal that did not come */
     int r = vd_backing_stat(f->d->backing, &st);
     if (r < 0)
         return r;

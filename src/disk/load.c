@@ -50,6 +50,11 @@ static int live_file(struct vd_disk *d, const struct vd_view_record *view,
         return 0; /* it is the disk's file already */
     if (r == 0)
         r = vd_layer_open(d->ds->config.meta, &layer->disk_id, d->backing->writable, &fd);
+    /* Behind the exchange the old file is there, which may be a frozen layer of others. */
+    if (r == 0 && view->moving && fstat(fd, &st) == 0 && st.st_ino != layer->identity.ino) {
+        snprintf(why, VD_META_WHY, "another file has taken its place; open it again");
+        return -ESTALE;
+    }
     if (r < 0) {
         char rel[128];
         vd_layer_rel(&layer->disk_id, rel, sizeof(rel));

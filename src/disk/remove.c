@@ -107,26 +107,34 @@ static void forget_live(struct vd_disks *ds, struct vd_meta *m)
 }
 
 /* Metadata and slots of a disk that nobody has open and that has no name left. */
-static void gone_run(struct vd_job *job)
+static void forget_disk(struct vd_disks *ds, int fd)
 {
-    struct gone_job *g = vd_container_of(job, struct gone_job, job);
-    struct vd_disks *ds = g->ds;
     struct vd_id uuid, live;
-    bool made, layered = vd_layered_get(g->fd, &live) == 0;
+    bool made, layered = vd_layered_get(fd, &live) == 0;
     char why[VD_META_WHY];
-    int r = vd_meta_bind(ds->config.meta, g->fd, "", false, &uuid, &made, why);
+    int r = vd_meta_bind(ds->config.meta, fd, "", false, &uuid, &made, why);
     if (r == 0) {
         vd_cleanup(vd_meta_close_p) struct vd_meta *m = NULL;
         r = vd_meta_open(ds->config.meta, &uuid, VD_META_READ, &m, why);
         if (r == 0)
             forget_live(ds, m);
         vd_meta_close(vd_steal_ptr(m));
+        vd_step("gone-metadata");
         r = vd_meta_remove(ds->config.meta, &uuid);
+        vd_step("gone-removed");
+        if (r == 0 && layered)
+            (void)!vd_gone_drop(ds->config.meta, &uuid);
     }
     if (r < 0 && r != -ENOENT && r != -ESTALE)
         vd_log_warning("metadata of a removed disk stays behind: %s", strerror(-r));
-    else if (layered)
+    if (layered)
         vd__sweep_later(ds);
+}
+
+static void gone_run(struct vd_job *job)
+{
+    struct gone_job *g = vd_container_of(job, struct gone_job, job);
+    forget_disk(g->ds, g->fd);
     close(g->fd);
     free(g);
 }
@@ -138,8 +146,9 @@ void vd_disks_gone(struct vd_disks *ds, int path_fd)
     struct vd_id live;
     if (!ds->config.meta || fstatat(path_fd, "", &st, AT_EMPTY_PATH) < 0)
         return;
-    /* One with layers has one name of its user's, and maybe one among the layers. */
-    if (st.st_nlink > 0 && vd_layered_get(path_fd, &live) < 0)
+    /* One with layers has one name of its user's, and maybe others among the layers. */
+    bool layered = vd_layered_get(path_fd, &live) == 0;
+    if (st.st_nlink > 0 && !layered)
         return;
     if (vd_disks_find(ds, st.st_dev, st.st_ino, &d) == 0) {
         atomic_store(&d->gone, true); /* the detach sees it */
@@ -148,14 +157,13 @@ void vd_disks_gone(struct vd_disks *ds, int path_fd)
     }
     char path[32];
     snprintf(path, sizeof(path), "/proc/self/fd/%d", path_fd);
-    struct gone_job *g = calloc(1, sizeof(*g));
+    vd_cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    if (fd >= 0 && layered) /* others may ask for its parent's removal at once */
+        forget_disk(ds, fd);
+    struct gone_job *g = fd < 0 || layered ? NULL : calloc(1, sizeof(*g));
     if (!g)
         return;
-    g->fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
-    if (g->fd < 0) {
-        free(g);
-        return;
-    }
+    g->fd = vd_steal_fd(&fd);
     g->job.run = gone_run;
     g->ds = ds;
     vd_lane_queue(ds->reaper, &g->job);
@@ -212,7 +220,13 @@ int vd_disks_may_remove(struct vd_disks *ds, int path_fd, char ret_why[VD_META_W
         ret_why[0] = '\0';
         return 0;
     }
-    return r < 0 ? r : check_children(ds, &uuid, ret_why);
+    if (r == 0)
+        r = check_children(ds, &uuid, ret_why);
+    /* Where that cannot be written, a cut in the next instant leaves metadata of nothing. */
+    if (r == 0)
+        (void)!vd_gone_put(ds->config.meta, &uuid, fd);
+    vd_step("gone-put");
+    return r;
 }
 
 int vd__take_closed(int path_fd, int *ret_fd, char why[VD_META_WHY])

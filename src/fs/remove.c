@@ -62,11 +62,11 @@ static int may_lose_name(struct vd_fs *fs, const struct removal *m)
     return r;
 }
 
-/* The file behind FD lost a name: was it the last one? */
-static void lost_name(struct vd_fs *fs, int fd)
+/* What M names lost a name: was it the last one? A disk with layers has one, and others in our private folder. */
+static void lost_name(struct vd_fs *fs, const struct removal *m)
 {
-    if (names_of(fs, fd) == 0)
-        vd_disks_gone(fs->cfg.disks, fd);
+    if (m->lost_fd >= 0 && (m->nnames <= 1 || names_of(fs, m->lost_fd) == 0))
+        vd_disks_gone(fs->cfg.disks, m->lost_fd);
 }
 
 static int remove_now(struct vd_fs *fs, const struct removal *m)
@@ -78,7 +78,7 @@ static int remove_now(struct vd_fs *fs, const struct removal *m)
     if (unlinkat(m->from->fd, m->name, (int)m->flags) < 0)
         r = -errno;
     else
-        lost_name(fs, m->lost_fd);
+        lost_name(fs, m);
     vd__touch_end(disk);
     return r;
 }
@@ -94,8 +94,8 @@ static int rename_now(struct vd_fs *fs, const struct removal *m)
     struct vd_disk *other = stays ? vd__touch_begin(fs, m->lost_fd) : NULL;
     if (syscall(SYS_renameat2, m->from->fd, m->name, m->to->fd, m->new_name, m->flags) < 0)
         r = -errno;
-    else
-        lost_name(fs, m->lost_fd);
+    else if (replaces)
+        lost_name(fs, m);
     vd__touch_end(other);
     vd__touch_end(moved);
     return r;
