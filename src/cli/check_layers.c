@@ -18,7 +18,6 @@
 struct named {
     struct vd_id *maps;
     size_t n;
-    struct vd_id parent;
     char why[VD_META_WHY];
 };
 
@@ -54,7 +53,6 @@ static int read_names(struct check *c, const struct cli_disk *d, struct named *n
         return r;
     r = vd_meta_get_view(m, &view);
     if (r == 0) {
-        n->parent = view.parent;
         r = add(n, &view.live_map);
     }
     for (uint32_t i = 0; r == 0 && i < view.nmaps; i++)
@@ -81,7 +79,11 @@ static void verify_map(struct vd_maps *maps, const struct vd_id *id, json_t *fou
     if (r >= 0)
         return;
     vd_id_hex(id, hex);
-    snprintf(what, sizeof(what), "its map %s cannot be read: %s", hex, strerror(-r));
+    if (r == -ENOENT)
+        snprintf(what, sizeof(what), "maps/%s: it is missing; restore its files from a backup",
+                 hex);
+    else
+        snprintf(what, sizeof(what), "its map %s cannot be read: %s", hex, strerror(-r));
     keep_report(found, what);
 }
 
@@ -95,11 +97,12 @@ static void look_at_layer(struct layer_walk *w, const struct vd_id *id)
 {
     char hex[VD_ID_HEX], why[VD_META_WHY] = "", what[2 * VD_META_WHY];
     vd_id_hex(id, hex);
-    if (json_object_get(w->c->ids, hex) || json_object_get(w->changed, hex))
+    check_first(w->c->ids, id);
+    if (check_has(w->c->good, id) || json_object_get(w->changed, hex))
         return;
     int r = vd_layer_verify(w->c->place->store, id, NULL, why);
     if (r == 0) {
-        json_object_set_new(w->c->ids, hex, json_true());
+        check_first(w->c->good, id);
         return;
     }
     snprintf(what, sizeof(what), "%s (%.200s needs it)", why[0] ? why : strerror(-r), w->d->name);
@@ -140,24 +143,9 @@ static void report(struct check *c, const struct cli_disk *d, json_t *found, jso
     json_object_foreach(changed, hex, what)
     {
         struct vd_id id;
-        if (vd_id_parse(hex, &id) == 0 && check_first(c->ids, &id))
+        if (vd_id_parse(hex, &id) == 0 && check_first(c->bad, &id))
             check_changed_layer(c, &id, json_string_value(what));
     }
-}
-
-static void check_parent(struct check *c, const struct cli_disk *d, const struct vd_id *parent)
-{
-    vd_cleanup(vd_meta_close_p) struct vd_meta *m = NULL;
-    char why[VD_META_WHY], hex[VD_ID_HEX], what[200];
-    if (vd_id_is_zero(parent) ||
-        vd_meta_open(c->place->store, parent, VD_META_READ, &m, why) != -ENOENT)
-        return; /* what is wrong with that one is its own */
-    vd_id_hex(parent, hex);
-    snprintf(what, sizeof(what),
-             "the disk that it was cloned from (%s) has no metadata any more; what it has of that "
-             "disk is there: vdisk flatten makes it a disk of its own",
-             hex);
-    check_error(c, d->name, false, what);
 }
 
 static bool same_names(const struct named *a, const struct named *b)
@@ -193,8 +181,6 @@ void check_layers(struct check *c, const struct cli_disk *d)
     }
     if (r < 0 && r != -ENOENT) /* that is: it was removed meanwhile, or made plain */
         check_failed(c, d->name, before.why, r);
-    if (r == 0)
-        check_parent(c, d, &before.parent);
     free(before.maps);
     free(after.maps);
 }

@@ -6,8 +6,9 @@
  * Left-overs cost room and nothing else, so they are no errors: they are told, and --repair removes
  * them. Metadata without a file is an error. --repair removes it with the layers that only it
  * needs, as `vdisk rm` would have done, if that is beyond doubt: no disk depends on it, no daemon
- * has it open, two walks of a source that could be seen whole did not find its file, and it is
- * known that the source begins where we think.
+ * has it open, two walks of a source that could be seen whole did not find its file, it is known
+ * that the source begins where we think, and nothing was met that is refused or cannot be read: that
+ * may need what nobody else names.
  */
 #include <string.h>
 
@@ -21,16 +22,21 @@ struct vanished {
 };
 
 /* Disks that a daemon has open may have lost their last name; they are gone when it lets go. */
-static void see_attached(struct check *c)
+static void see_attached(struct check *c, const json_t *daemon)
 {
     json_t *ok = NULL, *disk;
     size_t i;
     char why[VD_META_WHY];
-    if (!c->place->socket[0])
+    const char *socket = json_string_value(json_object_get(daemon, "socket")),
+               *source = json_string_value(json_object_get(daemon, "source"));
+    if (!socket || !source)
         return;
-    if (cli_ask(c->place, "disks", NULL, CLI_TIMEOUT_MS, &ok, why) < 0) {
-        cli_warn(c->place->mount, "%s", why);
-        c->place->unseen++;
+    if (vd_ctl_call(socket, "disks", NULL, CLI_TIMEOUT_MS, &ok, why, sizeof(why)) < 0) {
+        if (strcmp(source, c->place->source) == 0) {
+            cli_warn(source, "%s", why);
+            c->place->unseen++;
+            check_hold(c, source, "has a mount that does not answer");
+        }
         return;
     }
     json_array_foreach(json_object_get(ok, "disks"), i, disk)
@@ -42,24 +48,46 @@ static void see_attached(struct check *c)
     json_decref(ok);
 }
 
+/* All daemons: one source may have several, by several names. */
+void check_attached(struct check *c)
+{
+    json_t *daemons = cli_daemons(), *info;
+    size_t i;
+    json_array_foreach(daemons, i, info) see_attached(c, info);
+    json_decref(daemons);
+}
+
 static bool is_seen(const struct check *c, const struct vd_id *uuid)
 {
-    char hex[VD_ID_HEX];
-    vd_id_hex(uuid, hex);
-    return json_object_get(c->seen, hex) != NULL;
+    return check_has(c->seen, uuid);
 }
 
 static int see_file(void *user, const char *rel)
 {
     struct check *c = user;
     struct cli_disk d;
-    char hex[VD_ID_HEX];
-    if (cli_disk_load(c->place, rel, &d) == 0 && d.bound) {
-        vd_id_hex(&d.uuid, hex);
-        json_object_set_new(c->seen, hex, json_true());
-    }
+    int r = cli_disk_load(c->place, rel, &d);
+    if (r == 0 && d.bound)
+        check_first(c->seen, &d.uuid);
+    if (r == 0)
+        check_note_name(c, &d);
+    if (r < 0 && r != -ENOENT && r != -ENODATA)
+        c->place->unseen++;
     cli_disk_free(&d);
     return 0;
+}
+
+int check_walk_again(struct check *c)
+{
+    if (c->twice)
+        return 0;
+    check_attached(c);
+    int r = cli_walk(c->place, "", see_file, c);
+    check_attached(c);
+    c->twice = r == 0;
+    if (r < 0 || c->place->unseen)
+        check_hold(c, c->place->source, "could not be seen whole");
+    return r;
 }
 
 static int collect(void *user, const struct vd_id *uuid)
@@ -91,14 +119,17 @@ static int name_child(void *user, const struct vd_id *uuid, const char *path)
 }
 
 /* Removes the metadata of UUID. 0, or why not. */
-static int repair(struct check *c, const struct vd_id *uuid, char *why)
+static int repair(struct check *c, const struct vd_id *uuid, bool layered, char *why)
 {
-    if (c->place->unseen || !c->place->known) {
-        snprintf(why, VD_META_WHY, "not all of the source could be seen, so it is left");
+    if (c->place->unseen || !c->place->known || !c->twice || c->held[0]) {
+        bool seen = !c->place->unseen && c->place->known && c->twice;
+        snprintf(why, VD_META_WHY, "%s, so it is left",
+                 seen ? c->held : "not all of the source could be seen");
         return -EAGAIN;
     }
     why[0] = '\0';
-    int r = vd_meta_each_child(c->place->store, uuid, name_child, why, why);
+    /* Nobody stands on a plain disk's bytes; a disk that was flattened may still have children. */
+    int r = layered ? vd_meta_each_child(c->place->store, uuid, name_child, why, why) : 0;
     if (r == 0)
         r = vd_meta_remove(c->place->store, uuid);
     if (r < 0 && !why[0])
@@ -106,29 +137,66 @@ static int repair(struct check *c, const struct vd_id *uuid, char *why)
     return r > 0 ? -EBUSY : r;
 }
 
+/* Has a file that names the disk been refused? Then that was said. */
+static bool is_refused(const struct check *c, const struct vd_id *uuid, const char *path)
+{
+    char hex[VD_ID_HEX];
+    const char *rel;
+    json_t *v;
+    vd_id_hex(uuid, hex);
+    if (json_object_get(c->refused, path))
+        return true;
+    json_object_foreach(json_object_get(c->bearing, hex), rel, v)
+    {
+        if (json_object_get(c->refused, rel))
+            return true;
+    }
+    return false;
+}
+
+/* What cannot be read holds everything back; so it is looked for before anything is removed. */
+static bool is_readable(struct check *c, const struct vd_id *uuid)
+{
+    char path[PATH_MAX], why[VD_META_WHY] = "";
+    vd_cleanup(vd_meta_close_p) struct vd_meta *m = NULL;
+    struct vd_disk_record record;
+    struct vd_view_record view;
+    int r = vd_meta_open(c->place->store, uuid, VD_META_READ, &m, why);
+    if (r == 0)
+        r = vd_meta_get_disk(m, &record);
+    if (r == 0)
+        r = vd_meta_get_view(m, &view);
+    if (r == -EUCLEAN && m)
+        snprintf(why, sizeof(why), "%s", vd_meta_why(m));
+    if (r == 0 || r == -ENOENT) /* removed, or still being made */
+        return true;
+    vd_meta_disk_path(c->place->store, uuid, path, sizeof(path));
+    check_failed(c, path, why, r);
+    check_hold(c, path, "cannot be read");
+    return false;
+}
+
 static void report(struct check *c, const struct vd_id *uuid)
 {
     char path[PATH_MAX], why[VD_META_WHY] = "", what[PATH_MAX + 2 * VD_META_WHY];
     vd_cleanup(vd_meta_close_p) struct vd_meta *m = NULL;
     struct vd_disk_record record;
+    struct vd_view_record view;
     vd_meta_disk_path(c->place->store, uuid, path, sizeof(path));
     int r = vd_meta_open(c->place->store, uuid, VD_META_READ, &m, why);
     if (r == 0)
         r = vd_meta_get_disk(m, &record);
-    if (r == -ENOENT)
+    if (r < 0)
         return; /* removed, or still being made */
-    if (r < 0) {
-        check_failed(c, path, why, r);
-        return;
-    }
-    if (json_object_get(c->refused, record.path) || is_unborn(c, m, &record))
+    if (is_refused(c, uuid, record.path) || is_unborn(c, m, &record))
         return; /* said already; or said by the sweep */
+    bool layered = vd_meta_get_view(m, &view) != -ENOENT;
     vd_meta_close(vd_steal_ptr(m));
     int n = snprintf(what, sizeof(what),
                      "no file belongs to it: its data file, last at %s, was removed or replaced "
                      "outside a mount",
                      record.path);
-    bool repaired = c->repair && repair(c, uuid, why) == 0;
+    bool repaired = c->repair && repair(c, uuid, layered, why) == 0;
     if (repaired)
         snprintf(what + n, sizeof(what) - (size_t)n, "; its metadata was removed");
     else if (c->repair)
@@ -139,17 +207,24 @@ static void report(struct check *c, const struct vd_id *uuid)
 void check_vanished(struct check *c)
 {
     struct vanished v = {.c = c};
-    see_attached(c);
+    check_attached(c);
     int r = vd_meta_each_disk(c->place->store, collect, &v);
-    if (r == 0 && v.n) /* it may have been renamed to where the first walk had been already */
-        r = cli_walk(c->place, "", see_file, c);
-    if (r == 0 && v.n)
-        see_attached(c);
+    int lost = r < 0 ? r : check_count_known(c);
+    if (r == 0 && (v.n || lost)) /* it may have been renamed to where the first walk had been */
+        r = lost < 0 ? lost : check_walk_again(c);
     if (r < 0 && r != -ENOENT)
         check_failed(c, c->place->source, "", r);
+    bool *readable = calloc(v.n + 1, sizeof(*readable));
+    if (!readable)
+        abort();
     for (size_t i = 0; r == 0 && i < v.n; i++)
-        if (!is_seen(c, &v.ids[i]))
+        readable[i] = !is_seen(c, &v.ids[i]) && is_readable(c, &v.ids[i]);
+    if (r == 0)
+        check_known(c);
+    for (size_t i = 0; r == 0 && i < v.n; i++)
+        if (readable[i])
             report(c, &v.ids[i]);
+    free(readable);
     free(v.ids);
 }
 
@@ -182,12 +257,20 @@ void check_leftovers(struct check *c)
     char why[VD_META_WHY];
     size_t i;
     json_t *what;
+    if (c->held[0]) {
+        cli_warn(c->place->source, "left-overs are %s, since %s",
+                 c->repair ? "not removed" : "not looked for", c->held);
+        return;
+    }
     if (!cli_maps(c->place))
         return;
     int r = sweep(c, why);
-    if (r == -EBUSY || r == -EROFS || r == -EACCES || r == -EPERM || (r == -EUCLEAN && c->nleft))
-        json_array_clear(c->left); /* layers are being changed; may not be; or it is said already */
-    else if (r < 0)
+    if (r == -EBUSY || r == -EROFS || r == -EACCES || r == -EPERM)
+        json_array_clear(c->left); /* layers are being changed, or may not be */
+    else if (r == -EUCLEAN && c->nleft) {
+        json_array_clear(c->left);
+        cli_warn(c->place->source, "left-overs are not removed: %s", why);
+    } else if (r < 0)
         check_failed(c, c->place->source, why, r);
     if (!c->cli->json)
         json_array_foreach(c->left, i, what)

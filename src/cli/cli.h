@@ -89,13 +89,14 @@ struct cli_disk {
     struct stat live_st; /* of the live layer's file: its own, where it has no layers */
     uint64_t size_bytes; /* as clients see it */
     uint32_t nlayers;    /* after cli_disk_probe */
+    bool named;          /* its file bears the attribute with named_uuid, its own or a copied one */
     bool bound;          /* uuid is known */
     bool recorded;       /* record and live are filled in */
     bool layered;        /* view is filled in */
-    bool refused;        /* its metadata is damaged: why says how */
+    bool refused;        /* its metadata is damaged, or older than its layers: why says how */
     bool broken;         /* see cli_disk_probe */
     bool owned;          /* owner is filled in, and lives */
-    struct vd_id uuid;
+    struct vd_id uuid, named_uuid;
     struct vd_disk_record record;
     struct vd_layer_record live;
     struct vd_view_record view;
@@ -109,10 +110,12 @@ struct cli_disk {
  * After 0 free D. */
 int cli_disk_load(const struct cli_place *p, const char *rel, struct cli_disk *d) VD_WARN_UNUSED;
 void cli_disk_free(struct cli_disk *d);
-/* Counts D's layers. Where no daemon has it open the frozen ones are looked at: `broken`, with why,
- * where its next open would be refused since one changed or is missing. Each layer is looked at
- * once a place. */
+/* Counts D's layers, and, where no daemon has it open, asks what its next open would: `refused`
+ * where others stand on the layer that it would write, `broken` where a map, or a frozen layer's
+ * file, is missing or not as it was; with why. Each layer is looked at once a place. */
 void cli_disk_probe(struct cli_place *p, struct cli_disk *d);
+/* The UUID in the attribute of the file FD, whoever's it is. */
+bool cli_named_uuid(int fd, struct vd_id *ret_uuid);
 /* 1 MiB or more, or it has metadata. */
 bool cli_disk_is(const struct cli_disk *d);
 /* cli_resolve() and cli_disk_load(), and both free; failures, also that PATH is no disk, are said.
@@ -235,6 +238,8 @@ json_t *cli_work_text(struct cli_work *w, const char *text);
 
 /* Says `vdisk: PATH: ...` on stderr and with --json {"error"} on stdout. Always 1. */
 int cli_fail(const struct cli *cli, const char *path, const char *fmt, ...) VD_PRINTF(3, 4);
+/* WHY without the name in front, where that is PATH's (WHY's may be cut, or absolute). */
+const char *cli_cause(const char *path, const char *why);
 /* On stderr only. */
 void cli_warn(const char *path, const char *fmt, ...) VD_PRINTF(2, 3);
 /* Says how the command is used. Always 2. */

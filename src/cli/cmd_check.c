@@ -13,6 +13,7 @@
 void check_error(struct check *c, const char *path, bool repaired, const char *what)
 {
     c->nleft += !repaired;
+    what = cli_cause(path, what);
     json_array_append_new(c->errors, json_pack("{s:o, s:o, s:b}", "path", vd_ctl_text(path), "what",
                                                vd_ctl_text(what), "repaired", (int)repaired));
     if (!c->cli->json)
@@ -24,12 +25,25 @@ void check_failed(struct check *c, const char *path, const char *what, int error
     check_error(c, path, false, what && *what ? what : strerror(-error));
 }
 
-bool check_first(json_t *set, const struct vd_id *id)
+void check_hold(struct check *c, const char *path, const char *cause)
+{
+    if (!c->held[0])
+        snprintf(c->held, sizeof(c->held), "%.180s %.60s", path, cause);
+}
+
+bool check_has(const json_t *set, const struct vd_id *id)
 {
     char hex[VD_ID_HEX];
     vd_id_hex(id, hex);
-    if (json_object_get(set, hex))
+    return json_object_get(set, hex) != NULL;
+}
+
+bool check_first(json_t *set, const struct vd_id *id)
+{
+    char hex[VD_ID_HEX];
+    if (check_has(set, id))
         return false;
+    vd_id_hex(id, hex);
     json_object_set_new(set, hex, json_true());
     return true;
 }
@@ -69,6 +83,27 @@ static void check_records(struct check *c, const struct cli_disk *d)
     }
     if (r < 0 && c->nleft == before)
         check_failed(c, d->name, why, r);
+    if (c->nleft > before)
+        check_hold(c, d->name, "has metadata that cannot be read");
+}
+
+void check_disk(struct check *c, struct cli_disk *d)
+{
+    if (d->bound)
+        check_first(c->seen, &d->uuid);
+    if (d->recorded)
+        check_first(c->ids, &d->record.live_disk_id);
+    cli_disk_probe(c->place, d);
+    if (d->refused || d->broken)
+        json_object_set_new_nocheck(c->doubtful, d->name, json_true());
+    if (d->refused) {
+        json_object_set_new_nocheck(c->refused, d->name, json_true());
+        check_error(c, d->name, false, d->why);
+    } else if (d->bound) {
+        check_records(c, d);
+    }
+    if (d->recorded && d->layered)
+        check_layers(c, d);
 }
 
 static int check_file(void *user, const char *rel)
@@ -80,20 +115,37 @@ static int check_file(void *user, const char *rel)
         check_failed(c, rel, "", r);
         c->place->unseen++;
     }
-    if (r == 0 && d.bound)
-        check_first(c->seen, &d.uuid);
-    if (r == 0 && d.recorded)
-        check_first(c->ids, &d.record.live_disk_id);
-    if (r == 0 && d.refused) {
-        json_object_set_new(c->refused, rel, json_true());
-        check_error(c, rel, false, d.why);
-    } else if (r == 0 && d.bound) {
-        check_records(c, &d);
-    }
-    if (r == 0 && d.recorded && d.layered)
-        check_layers(c, &d);
+    if (r == 0 && !check_is_copy(c, &d))
+        check_disk(c, &d);
     cli_disk_free(&d);
     return 0;
+}
+
+/* What is still refused after all repairs. Each has an error of its own, or its map or layer has. */
+static json_t *list_refused(struct check *c)
+{
+    json_t *list = json_array(), *v;
+    const char *rel;
+    json_decref(c->place->verdicts);
+    c->place->verdicts = NULL;
+    json_object_foreach(c->doubtful, rel, v)
+    {
+        struct cli_disk d;
+        int r = cli_disk_load(c->place, rel, &d);
+        if (r == 0)
+            cli_disk_probe(c->place, &d);
+        if (r == 0 && (d.refused || d.broken)) {
+            check_hold(c, rel, "is refused");
+            if (!c->nleft)
+                check_error(c, rel, false, d.why);
+            else if (d.broken && !c->cli->json)
+                printf("%s: refused: %s\n", rel, d.why);
+            json_array_append_new(list, json_pack("{s:o, s:o}", "path", vd_ctl_text(rel), "what",
+                                                  vd_ctl_text(d.why)));
+        }
+        cli_disk_free(&d);
+    }
+    return list;
 }
 
 /* ---- the cache ---- */
@@ -142,11 +194,13 @@ static void check_cache(struct check *c)
     json_decref(ok);
 }
 
-static int print(struct check *c)
+static int print(struct check *c, json_t *refused)
 {
     if (!c->cli->json)
         return 0;
     json_t *doc = json_pack("{s:O}", "errors", c->errors);
+    if (json_array_size(refused))
+        json_object_set(doc, "refused", refused);
     if (json_array_size(c->left))
         json_object_set(doc, "leftovers", c->left);
     return cli_print_json(doc);
@@ -154,28 +208,33 @@ static int print(struct check *c)
 
 static int run(struct check *c, const char *rel)
 {
+    json_t **arrays[] = {&c->errors, &c->left, &c->copies};
+    json_t **objects[] = {&c->seen, &c->bearing, &c->refused, &c->doubtful,
+                          &c->ids,  &c->good,    &c->bad,     &c->maps};
     c->whole = !*rel;
-    c->errors = json_array();
-    c->left = json_array();
-    c->seen = json_object();
-    c->refused = json_object();
-    c->ids = json_object();
-    c->maps = json_object();
+    for (size_t i = 0; i < VD_ARRAY_SIZE(arrays); i++)
+        *arrays[i] = json_array();
+    for (size_t i = 0; i < VD_ARRAY_SIZE(objects); i++)
+        *objects[i] = json_object();
     int r = cli_walk(c->place, rel, check_file, c);
     if (r < 0)
         check_failed(c, c->place->source, "", r);
+    if (r < 0 || c->place->unseen)
+        check_hold(c, c->place->source, "could not be seen whole");
+    if (c->whole && c->place->store)
+        check_restored(c);
+    json_t *refused = list_refused(c);
     if (c->whole && c->place->store) {
         check_vanished(c);
         check_leftovers(c);
     }
     check_cache(c);
-    r = print(c);
-    json_decref(c->errors);
-    json_decref(c->left);
-    json_decref(c->seen);
-    json_decref(c->refused);
-    json_decref(c->ids);
-    json_decref(c->maps);
+    r = print(c, refused);
+    json_decref(refused);
+    for (size_t i = 0; i < VD_ARRAY_SIZE(arrays); i++)
+        json_decref(*arrays[i]);
+    for (size_t i = 0; i < VD_ARRAY_SIZE(objects); i++)
+        json_decref(*objects[i]);
     return r || c->nleft || ferror(stdout) ? CLI_FAILED : CLI_DONE;
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* vdisk info, vdisk owner: one disk, and who has it. */
+#include <fcntl.h>
 #include <string.h>
 
 #include "cli.h"
@@ -34,18 +35,39 @@ static json_t *merge_json(const struct cli_disk *d)
     return json_is_object(merge) ? json_incref(merge) : json_null();
 }
 
-static json_t *info_json(const struct cli_disk *d, json_t *layers, uint64_t cached)
+/* Where the disk is that D was cloned from: what its record says, if that is still so. */
+static const char *parent_path(const struct cli_place *p, const struct cli_disk *d,
+                               char path[PATH_MAX])
+{
+    vd_cleanup(vd_meta_close_p) struct vd_meta *m = NULL;
+    struct vd_disk_record record;
+    struct vd_id uuid;
+    char why[VD_META_WHY];
+    if (!d->layered || vd_id_is_zero(&d->view.parent) ||
+        vd_meta_open(p->store, &d->view.parent, VD_META_READ, &m, why) < 0 ||
+        vd_meta_get_disk(m, &record) < 0)
+        return NULL;
+    vd_cleanup_close int fd = openat(p->source_fd, record.path,
+                                     O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+    if (fd < 0 || !cli_named_uuid(fd, &uuid) || !vd_id_eq(&uuid, &d->view.parent))
+        return NULL;
+    snprintf(path, PATH_MAX, "%s", record.path);
+    return path;
+}
+
+static json_t *info_json(const struct cli_disk *d, const char *parent, json_t *layers,
+                         uint64_t cached)
 {
     size_t n = vd_max(json_array_size(layers), (size_t)1);
     bool cloned = d->layered && !vd_id_is_zero(&d->view.parent);
-    return json_pack("{s:o, s:I, s:o, s:I, s:s, s:o, s:o, s:o, s:o, s:[], s:I, s:b, s:o}", "name",
-                     vd_ctl_text(d->name), "size", (json_int_t)d->size_bytes, "disk_id",
+    return json_pack("{s:o, s:I, s:o, s:I, s:s, s:o, s:o, s:o, s:o, s:o, s:[], s:I, s:b, s:o}",
+                     "name", vd_ctl_text(d->name), "size", (json_int_t)d->size_bytes, "disk_id",
                      cli_id_json(&d->record.live_disk_id, d->recorded), "depth",
                      (json_int_t)(n - 1), "state", cli_disk_state(d), "uuid",
                      cli_id_json(&d->uuid, d->bound), "parent",
-                     cli_id_json(&d->view.parent, cloned), "layers", layers, "owner",
-                     cli_owner_json(d), "filters", "cached_bytes", (json_int_t)cached, "attached",
-                     d->online != NULL, "merge", merge_json(d));
+                     cli_id_json(&d->view.parent, cloned), "parent_path", cli_text_json(parent),
+                     "layers", layers, "owner", cli_owner_json(d), "filters", "cached_bytes",
+                     (json_int_t)cached, "attached", d->online != NULL, "merge", merge_json(d));
 }
 
 static const char *id_text(const struct vd_id *id, bool known, char hex[VD_ID_HEX])
@@ -76,8 +98,8 @@ static void print_layers(json_t *layers)
     cli_table_print(t);
 }
 
-static int print_info(const struct cli *cli, const struct cli_disk *d, json_t *layers,
-                      uint64_t cached)
+static int print_info(const struct cli *cli, const struct cli_disk *d, const char *parent,
+                      json_t *layers, uint64_t cached)
 {
     char hex[VD_ID_HEX], size[32], owner[300];
     json_t *merge = json_object_get(d->online, "merge");
@@ -87,7 +109,8 @@ static int print_info(const struct cli *cli, const struct cli_disk *d, json_t *l
     printf("state: %s\n", cli_disk_state(d));
     printf("depth: %zu\n", vd_max(json_array_size(layers), (size_t)1) - 1);
     if (d->layered)
-        printf("cloned from: %s\n", id_text(&d->view.parent, !vd_id_is_zero(&d->view.parent), hex));
+        printf("cloned from: %s\n",
+               parent ? parent : id_text(&d->view.parent, !vd_id_is_zero(&d->view.parent), hex));
     if (d->owned)
         printf("owner: %s, %s, epoch %llu\n", cli_owner_name(d, owner),
                cli_owner_state(d->owner.state), (unsigned long long)d->owner.epoch);
@@ -119,8 +142,10 @@ int cmd_info(struct cli *cli)
     if (d.refused || d.broken)
         cli_warn(cli->args[0], "refused: %s", d.why);
     json_t *layers = d.refused && d.layered ? json_array() : layers_json(&t.place, &d);
-    r = cli->json ? cli_print_json(info_json(&d, layers, cached))
-                  : print_info(cli, &d, layers, cached);
+    char path[PATH_MAX];
+    const char *parent = parent_path(&t.place, &d, path);
+    r = cli->json ? cli_print_json(info_json(&d, parent, layers, cached))
+                  : print_info(cli, &d, parent, layers, cached);
     cli_close(&t, &d);
     return r;
 }

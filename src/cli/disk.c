@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/xattr.h>
 
 #include "cli.h"
 #include "vd_ctl.h"
@@ -67,9 +68,10 @@ static int load_owner(struct cli_disk *d, struct vd_meta *m)
 
 static void refuse(struct cli_disk *d, int error, const char *cause)
 {
+    char why[VD_META_WHY];
     d->refused = true;
-    if (!d->why[0])
-        snprintf(d->why, sizeof(d->why), "%s", *cause ? cause : strerror(-error));
+    snprintf(why, sizeof(why), "%s", d->why[0] ? d->why : *cause ? cause : strerror(-error));
+    snprintf(d->why, sizeof(d->why), "%s", cli_cause(d->name, why));
 }
 
 static int load_view(struct cli_disk *d, struct vd_meta *m)
@@ -113,14 +115,26 @@ static void stat_live(const struct cli_place *p, struct cli_disk *d)
     vd_layer_rel(&d->record.live_disk_id, path, sizeof(path));
     d->refused = true;
     snprintf(d->why, sizeof(d->why),
-             "its live layer %s cannot be looked at: %s; restore it from a backup, or revert the "
-             "disk to a snapshot",
+             "its live layer %s, which holds what was written last, cannot be looked at: %s; "
+             "restore it from a backup",
              path, strerror(-r));
+}
+
+/* The binding's own reader tells damage from absence; here a name counts if it is one. */
+bool cli_named_uuid(int fd, struct vd_id *ret_uuid)
+{
+    char value[2 + VD_ID_HEX];
+    ssize_t n = fgetxattr(fd, VD_META_XATTR, value, sizeof(value) - 1);
+    if (n != 2 + VD_ID_HEX - 1)
+        return false;
+    value[n] = '\0';
+    return strncmp(value, "1:", 2) == 0 && vd_id_parse(value + 2, ret_uuid) == 0;
 }
 
 static void load_meta(const struct cli_place *p, struct cli_disk *d)
 {
     bool made;
+    d->named = cli_named_uuid(d->fd, &d->named_uuid);
     int r = vd_meta_bind(p->store, d->fd, d->name, false, &d->uuid, &made, d->why);
     if (r == -ENOENT || r == -ESTALE) {
         d->why[0] = '\0'; /* no disk yet; or a copy, which becomes a disk of its own when opened */
@@ -187,47 +201,6 @@ int cli_disk_load(const struct cli_place *p, const char *rel, struct cli_disk *d
     if (p->socket[0] && cli_disk_is(d))
         load_online(p, d);
     return 0;
-}
-
-/* What is wrong with layer ID, or "". The place's. */
-static const char *verdict(struct cli_place *p, const struct vd_id *id)
-{
-    char hex[VD_ID_HEX], why[VD_META_WHY] = "";
-    vd_id_hex(id, hex);
-    if (!p->verdicts)
-        p->verdicts = json_object();
-    const char *known = json_string_value(json_object_get(p->verdicts, hex));
-    if (known)
-        return known;
-    int r = vd_layer_verify(p->store, id, NULL, why);
-    if (r < 0 && !why[0])
-        snprintf(why, sizeof(why), "a frozen layer cannot be looked at: %s", strerror(-r));
-    json_object_set_new(p->verdicts, hex, vd_ctl_text(r < 0 ? why : ""));
-    return json_string_value(json_object_get(p->verdicts, hex));
-}
-
-void cli_disk_probe(struct cli_place *p, struct cli_disk *d)
-{
-    struct vd_maps *maps = NULL;
-    if (d->online && d->layered)
-        d->nlayers = (uint32_t)json_integer_value(json_object_get(d->online, "nlayers"));
-    else if (d->layered && !d->refused)
-        maps = cli_maps(p);
-    for (uint32_t i = 0; maps && i < d->view.nmaps && !d->broken; i++) {
-        struct vd_map *map = NULL;
-        int r = vd_map_get(maps, &d->view.maps[i], &map, d->why);
-        if (r == -ENOENT)
-            return; /* it is being changed; or missing, which its open will say */
-        d->broken = r < 0;
-        d->nlayers += r == 0 ? vd_map_nlayers(map) : 0;
-        for (uint32_t k = 0; r == 0 && k < vd_map_nlayers(map) && !d->broken; k++) {
-            const char *why = verdict(p, vd_map_layer(map, k));
-            d->broken = *why;
-            if (*why)
-                snprintf(d->why, sizeof(d->why), "%s", why);
-        }
-        vd_map_unref(map);
-    }
 }
 
 void cli_disk_free(struct cli_disk *d)

@@ -32,6 +32,20 @@ int cli_fail(const struct cli *cli, const char *path, const char *fmt, ...)
     return CLI_FAILED;
 }
 
+const char *cli_cause(const char *path, const char *why)
+{
+    static const size_t cut[] = {SIZE_MAX, 300, 150}; /* where the library cuts a name */
+    for (size_t i = 0; i < VD_ARRAY_SIZE(cut); i++) {
+        size_t n = strnlen(path, vd_min(cut[i], (size_t)PATH_MAX));
+        if (n && strncmp(why, path, n) == 0 && strncmp(why + n, ": ", 2) == 0)
+            return why + n + 2;
+    }
+    const char *at = *why == '/' && *path ? strstr(why, path) : NULL;
+    if (at && at > why && at[-1] == '/' && strncmp(at + strlen(path), ": ", 2) == 0)
+        return at + strlen(path) + 2;
+    return why;
+}
+
 void cli_warn(const char *path, const char *fmt, ...)
 {
     char what[VD_META_WHY + 512];
