@@ -225,7 +225,8 @@ static int record_detach(struct vd_disk *d, bool clean, const struct vd_identity
     }
     if (r == 0)
         r = vd_meta_del_owner(m, &d->ds->config.self.id);
-    if (r == 0 || (r == -ENOENT && clean))
+    /* Without a session its last name, and its metadata, went while it was being closed. */
+    if (m && (r == 0 || (r == -ENOENT && clean)))
         r = vd_meta_commit(m);
     return r == -ENOENT ? 0 : r;
 }

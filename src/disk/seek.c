@@ -23,7 +23,13 @@ static off_t seek_file(struct vd_backing *b, uint64_t off, uint64_t end, int whe
     off_t found = vd_backing_seek(b, (off_t)off, whence);
     if (found == -ENXIO) /* past the file's end all is hole */
         return (off_t)(whence == SEEK_HOLE ? off : end);
-    return found < 0 ? found : (off_t)vd_min((uint64_t)found, end);
+    if (found < 0)
+        return found;
+    /* The end of a frozen layer's file is not the disk's: what is behind it in the block is zero, and a
+     * hole that begins within a block is one that QEMU does not believe. */
+    if (whence == SEEK_HOLE)
+        found = (off_t)vd_align_up((uint64_t)found, VD_BLOCK_SIZE);
+    return (off_t)vd_min((uint64_t)found, end);
 }
 
 /* In the bytes [OFF, END), which O holds: as seek_file. */

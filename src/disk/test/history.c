@@ -32,8 +32,8 @@
 #define CELLS (CELLS_A + CELLS_B)
 #define STRIPE 48u
 #define WRITERS 4u
-#define WRITES 800u
-#define MOMENTS 14u
+#define WRITES 250u
+#define MOMENTS 12u
 #define BYTES ((uint64_t)CELLS * CELL)
 
 struct event {
@@ -452,7 +452,7 @@ void add_history_tests(Suite *s)
 {
     TCase *t = tcase_create("history");
     tcase_set_timeout(t, 400);
-    tcase_add_loop_test(t, moments, 0, 4);
+    tcase_add_loop_test(t, moments, 0, 2);
     tcase_add_test(t, flattens);
     suite_add_tcase(s, t);
 }
