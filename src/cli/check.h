@@ -42,8 +42,8 @@ void check_disk(struct check *c, struct cli_disk *d);
 
 /* check_layers.c: the maps of a disk, of its snapshots, and their layers' files. */
 void check_layers(struct check *c, const struct cli_disk *d);
-/* check_restored.c: notes which UUID D's file names, and whether it is a copy that may be the disk's
- * file: then it is judged by check_restored, after all files were looked at. */
+/* check_restored.c: notes which UUID D's file names, and whether it is a copy that may be the
+ * disk's file: then it is judged by check_restored, after all files were looked at. */
 void check_note_name(struct check *c, const struct cli_disk *d);
 bool check_is_copy(struct check *c, const struct cli_disk *d);
 void check_restored(struct check *c);

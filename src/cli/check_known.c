@@ -3,9 +3,9 @@
  * Disks with layers that have lost their metadata. The store keeps a list of disks with layers, and
  * no sweep removes anything while one of them has none: what it needs cannot be told. Where a file
  * bears its UUID that file is refused, and says so. Where none does, the disk is gone but for its
- * layers: an error, since the metadata may be in a backup. --repair takes the disk off the list, and
- * the sweep that follows takes what only it needed. That cannot be undone, so it is done only if the
- * source was seen whole, twice, nothing in it is refused, and no daemon has the disk.
+ * layers: an error, since the metadata may be in a backup. --repair takes the disk off the list,
+ * and the sweep that follows takes what only it needed. That cannot be undone, so it is done only
+ * if the source was seen whole, twice, nothing in it is refused, and no daemon has the disk.
  */
 #include <string.h>
 

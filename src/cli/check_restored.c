@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Files that came back with another inode: a source that was restored from a backup of its files, or
- * copied. The metadata of a disk with layers names its file by inode, so that a copy beside it is
- * never taken for the disk, and each such file is refused. Where the file that the metadata names is
- * gone, and one file bears the disk's UUID, --repair binds the disk to that.
+ * Files that came back with another inode: a source that was restored from a backup of its files,
+ * or copied. The metadata of a disk with layers names its file by inode, so that a copy beside it
+ * is never taken for the disk, and each such file is refused. Where the file that the metadata
+ * names is gone, and one file bears the disk's UUID, --repair binds the disk to that.
  *
  *   all is well   the source was seen whole, twice; no file of it is the disk's own; no daemon has
  *                 the disk; one file names it; its attributes are those that the disk's file had
@@ -12,7 +12,7 @@
  *                 noted there. Where they differ only --accept takes them
  *   not clean     the metadata is from a disk in use: what its map says counts as after a power cut
  *   moving        a flatten was cut in its last step. A file with its mark had not moved yet, and
- *                 the step is begun anew; one without holds all of the disk, and is for `vdisk adopt`
+ *                 the step is begun anew; one without holds all of the disk: `vdisk adopt`
  *
  * A plain disk needs none of this: its restored file becomes a new disk.
  */
@@ -136,7 +136,7 @@ static bool may_be_bound(struct candidate *k)
     return false;
 }
 
-/* First what its map's records count for, and what names a layer by its old inode, then the file. */
+/* First what its map's records count for, and what names a layer by its old inode. */
 static int bind_file(struct candidate *k, char *why)
 {
     vd_cleanup(vd_meta_close_p) struct vd_meta *m = NULL;

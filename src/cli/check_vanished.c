@@ -7,8 +7,8 @@
  * them. Metadata without a file is an error. --repair removes it with the layers that only it
  * needs, as `vdisk rm` would have done, if that is beyond doubt: no disk depends on it, no daemon
  * has it open, two walks of a source that could be seen whole did not find its file, it is known
- * that the source begins where we think, and nothing was met that is refused or cannot be read: that
- * may need what nobody else names.
+ * that the source begins where we think, and nothing was met that is refused or cannot be read:
+ * that may need what nobody else names.
  */
 #include <string.h>
 

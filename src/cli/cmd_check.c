@@ -121,7 +121,7 @@ static int check_file(void *user, const char *rel)
     return 0;
 }
 
-/* What is still refused after all repairs. Each has an error of its own, or its map or layer has. */
+/* What is still refused after all repairs. Each has an error, or its map or layer has. */
 static json_t *list_refused(struct check *c)
 {
     json_t *list = json_array(), *v;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Would the next open of a disk be refused? What src/disk/load.c looks at is looked at here, without
- * its lock: so what is wrong counts only if the metadata says afterwards what it said before. A disk
- * that a daemon has open was looked at by that.
+ * Would the next open of a disk be refused? What src/disk/load.c looks at is looked at here, but
+ * without its lock: what is wrong counts only if the metadata says afterwards what it said before.
+ * A disk that a daemon has open was looked at by that.
  */
 #include <string.h>
 
@@ -44,8 +44,8 @@ static const char *verdict(struct cli_place *p, const struct vd_id *id)
     return json_string_value(json_object_get(p->verdicts, hex));
 }
 
-/* A live layer with the record of a frozen one: was a freeze cut off, or is the metadata from before
- * it? Then others stand on the layer. */
+/* A live layer with the record of a frozen one: was a freeze cut off, or is the metadata from
+ * before it? Then others stand on the layer. */
 static void look_at_age(struct cli_place *p, struct cli_disk *d)
 {
     struct vd_layer_file file;
