@@ -51,8 +51,8 @@ static int gather_free(void *user, const MDB_val *key, const MDB_val *value)
 {
     struct copy *c = user;
     const uint8_t *ids = value->mv_data;
-    uint64_t n = value->mv_size < 8 ? UINT64_MAX : vd_get_le64(ids);
-    if (++c->nrecords > c->want || n > value->mv_size / 8 - 1)
+    uint64_t n = value->mv_size < 8 ? 0 : vd_get_le64(ids);
+    if (++c->nrecords > c->want || value->mv_size < 8 || n > value->mv_size / 8 - 1)
         return refuse(c, "its free list is damaged");
     for (uint64_t i = 1; i <= n; i++) {
         uint64_t page = vd_get_le64(ids + 8 * i);

@@ -181,6 +181,8 @@ int vd__disk_lock(const struct vd_meta_store *s, const struct vd_id *uuid, bool 
         if (r < 0)
             return r;
         r = open_lock(dir_fd, exclusive, &lock_fd);
+        if (r == -ENOENT)
+            r = -EAGAIN; /* the folder has been deleted since */
         if (r == 0 && lock_fd >= 0)
             r = vd__lock_gated(lock_fd, exclusive ? VD_LOCK_EXCLUSIVE : VD_LOCK_SHARED,
                                VD__LOCK_TIMEOUT_MS);

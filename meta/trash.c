@@ -12,6 +12,7 @@
 #include "vd_view.h"
 
 #define MAX_DEPTH 8
+#define MAX_TRIES 100
 
 /* Deletes NAME below DIRFD with what is in it. Somebody else may be doing the same. */
 static int delete_tree(int dirfd, const char *name, int depth)
@@ -30,13 +31,18 @@ static int delete_tree(int dirfd, const char *name, int depth)
         close(fd);
         return -ENOMEM;
     }
-    int r = 0;
-    for (const struct dirent *e; r == 0 && (e = readdir(d));)
-        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
-            r = delete_tree(fd, e->d_name, depth + 1);
+    int r = -ENOTEMPTY;
+    /* Who found the folder before it came here may yet make its lock file in it, each once. */
+    for (int tries = 0; r == -ENOTEMPTY && tries < MAX_TRIES; tries++) {
+        r = 0;
+        rewinddir(d);
+        for (const struct dirent *e; r == 0 && (e = readdir(d));)
+            if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
+                r = delete_tree(fd, e->d_name, depth + 1);
+        if (r == 0 && unlinkat(dirfd, name, AT_REMOVEDIR) < 0 && errno != ENOENT)
+            r = -errno;
+    }
     closedir(d);
-    if (r == 0 && unlinkat(dirfd, name, AT_REMOVEDIR) < 0 && errno != ENOENT)
-        r = -errno;
     return r;
 }
 
