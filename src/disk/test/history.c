@@ -452,7 +452,7 @@ void add_history_tests(Suite *s)
 {
     TCase *t = tcase_create("history");
     tcase_set_timeout(t, 400);
-    tcase_add_loop_test(t, moments, 0, 2);
+    tcase_add_loop_test(t, moments, 0, 1);
     tcase_add_test(t, flattens);
     suite_add_tcase(s, t);
 }
