@@ -53,7 +53,14 @@ int vd__layers_dir(const struct vd_meta_store *s, bool make, int *ret_fd)
         if (r == 0)
             r = make_dir(fd, "layers", ".");
     }
-    return r < 0 ? r : open_beneath(s->source_fd, VD__LAYERS_REL, ret_fd);
+    vd_cleanup_close int made_fd = -1;
+    if (r == 0)
+        r = open_beneath(s->source_fd, VD__LAYERS_REL, &made_fd);
+    if (r == 0)
+        r = vd__layers_claim(s, made_fd);
+    if (r == 0)
+        *ret_fd = vd_steal_fd(&made_fd);
+    return r;
 }
 
 void vd__layers_path(const struct vd_meta_store *s, const char *name, char *ret_path, size_t len)

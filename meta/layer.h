@@ -16,6 +16,11 @@ void vd__layer_record_name(const struct vd_id *id, char ret_name[VD__LAYER_NAME]
 /* Opens the folder; with MAKE it is made where missing. 0, -ENOENT, -EROFS, -errno. */
 int vd__layers_dir(const struct vd_meta_store *s, bool make, int *ret_fd) VD_WARN_UNUSED;
 
+/* The folder LAYERS_FD was just made for S. 0 or -errno. */
+int vd__layers_claim(const struct vd_meta_store *s, int layers_fd) VD_WARN_UNUSED;
+/* May S sweep it? 1, 0: it is another store's; -EUCLEAN: what says so is damaged; -errno. */
+int vd__layers_ours(const struct vd_meta_store *s, int layers_fd) VD_WARN_UNUSED;
+
 /* "/absolute/source/.vdiskfs/layers/NAME", for messages; of a long path the end. */
 void vd__layers_path(const struct vd_meta_store *s, const char *name, char *ret_path, size_t len);
 

@@ -208,9 +208,27 @@ static int remove_leftovers(struct removal *v)
     return v->dry_run ? 0 : vd_meta_empty_trash(v->w.s);
 }
 
+/* Another store's layers are all such as nobody refers to. */
+static int check_folder(struct removal *v)
+{
+    vd_cleanup_close int fd = -1;
+    int r = vd__layers_dir(v->w.s, false, &fd);
+    if (r < 0)
+        return r == -ENOENT ? 0 : r;
+    r = vd__layers_ours(v->w.s, fd);
+    if (r == 0)
+        snprintf(v->w.why, VD_META_WHY,
+                 ".vdiskfs/layers is another metadata store's (--meta); nothing of it "
+                 "is swept by this one");
+    return r == 1 ? 0 : r == 0 ? -EUCLEAN : r;
+}
+
 static int sweep(struct removal *v)
 {
-    int r = v->dry_run ? 0 : vd__sweep_gone(v->w.s);
+    int r = check_folder(v);
+    if (r < 0)
+        return r;
+    r = v->dry_run ? 0 : vd__sweep_gone(v->w.s);
     if (r == 0)
         r = vd__sweep_mark(&v->w);
     if (r == 0)

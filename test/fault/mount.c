@@ -10,6 +10,8 @@
 
 #include "sweep.h"
 
+#define DETACH_POLLS 150000u /* of 0.2 ms: 30 s at least */
+
 #define CACHE_BYTES (640u << 10) /* ten slots: less than the disk, so that there are evictions */
 
 static int open_parts(struct mount *m, unsigned ready_ms)
@@ -84,8 +86,11 @@ void disk_close(struct mount *m, struct vd_disk *d)
     vd_disk_get_info(d, &info);
     vd_disk_release(d);
     /* While it detaches, a request to release it is told to come again. */
-    while (vd_disks_release_request(m->disks, &info.uuid, why) == -EAGAIN)
+    for (unsigned i = 0; vd_disks_release_request(m->disks, &info.uuid, why) == -EAGAIN; i++) {
+        if (i == DETACH_POLLS)
+            abort(); /* it never ends: the sweep counts that as a failure */
         nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
+    }
 }
 
 struct answer {
