@@ -379,3 +379,22 @@ check "as before" 0 "$T/back"
 right "as before" "$T/back" before
 rm -rf "$T/back"
 ok "copies"
+
+# ---- two metadata stores on one source: neither sweeps the other's layers
+two_stores() {
+    rm -rf "$T/two" "$T/first" "$T/second"
+    mkdir -p "$T/two" "${1#--meta=}" "${2#--meta=}"
+    random_file "$T/two/one.raw" 1M
+    random_file "$T/two/other.raw" 1M
+    does "$1" --source="$T/two" snapshot "$T/two/one.raw" s
+    (cd "$T/two/.vdiskfs/layers" && find . -type f ! -name '.*' | sort) >"$T/layers"
+    does "$2" --source="$T/two" snapshot "$T/two/other.raw" s
+    does "$2" --source="$T/two" revert "$T/two/other.raw" s
+    status "sweep by the second" 1 vdisk --cache="$CACHE" "$2" --source="$T/two" --json check --repair "$T/two"
+    (cd "$T/two/.vdiskfs/layers" && find . -type f ! -name '.*' | sort) >"$T/layers-after"
+    [ -z "$(comm -23 "$T/layers" "$T/layers-after")" ] || fail "swept: $(comm -23 "$T/layers" "$T/layers-after")"
+}
+two_stores "--meta=$T/first" "--meta=$T/second"
+two_stores "--meta=$T/two/.vdiskfs" "--meta=$T/second"
+two_stores "--meta=$T/first" "--meta=$T/two/.vdiskfs"
+ok "two stores"
