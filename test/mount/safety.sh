@@ -386,12 +386,15 @@ two_stores() {
     mkdir -p "$T/two" "${1#--meta=}" "${2#--meta=}"
     random_file "$T/two/one.raw" 1M
     random_file "$T/two/other.raw" 1M
-    does "$1" --source="$T/two" snapshot "$T/two/one.raw" s
+    # a clone whose parent stands alone: no name but the one among the layers
+    does "$1" --source="$T/two" clone "$T/two/one.raw" "$T/two/clone.raw"
+    does "$1" --source="$T/two" flatten "$T/two/one.raw"
     (cd "$T/two/.vdiskfs/layers" && find . -type f ! -name '.*' | sort) >"$T/layers"
     does "$2" --source="$T/two" snapshot "$T/two/other.raw" s
     does "$2" --source="$T/two" revert "$T/two/other.raw" s
     status "sweep by the second" 1 vdisk --cache="$CACHE" "$2" --source="$T/two" --json check --repair "$T/two"
     (cd "$T/two/.vdiskfs/layers" && find . -type f ! -name '.*' | sort) >"$T/layers-after"
+    [ -s "$T/layers" ] || fail "no layer to be swept"
     [ -z "$(comm -23 "$T/layers" "$T/layers-after")" ] || fail "swept: $(comm -23 "$T/layers" "$T/layers-after")"
 }
 two_stores "--meta=$T/first" "--meta=$T/second"
