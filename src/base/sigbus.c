@@ -25,6 +25,7 @@ struct vd_sigbus_region {
 
 static struct vd_sigbus_region regions[MAX_REGIONS];
 static pthread_once_t installed = PTHREAD_ONCE_INIT;
+static struct sigaction before; /* who else looks for faults (vd_upcall.h, sanitizers) */
 
 static bool replace_page(uintptr_t at)
 {
@@ -49,12 +50,13 @@ static bool replace_page(uintptr_t at)
 
 static void on_sigbus(int sig, siginfo_t *info, void *context)
 {
-    (void)context;
     int saved_errno = errno;
-    if (!replace_page((uintptr_t)info->si_addr)) {
+    if (replace_page((uintptr_t)info->si_addr))
+        ;
+    else if (before.sa_flags & SA_SIGINFO)
+        before.sa_sigaction(sig, info, context);
+    else
         signal(sig, SIG_DFL); /* the faulting instruction runs again, and kills */
-        return;
-    }
     errno = saved_errno;
 }
 
@@ -62,7 +64,7 @@ static void install(void)
 {
     struct sigaction sa = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     sigemptyset(&sa.sa_mask);
-    sigaction(SIGBUS, &sa, NULL);
+    sigaction(SIGBUS, &sa, &before);
 }
 
 int vd_sigbus_add(const void *addr, size_t len, const void *page, struct vd_sigbus_region **ret_region)

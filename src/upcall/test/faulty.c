@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "faulty.h"
+
+#include <alloca.h>
+
+#if defined(__clang__)
+#define PLAIN __attribute__((no_sanitize("address", "undefined", "thread"), optnone))
+#else
+#define PLAIN __attribute__((no_sanitize("address", "undefined", "thread"), optimize("O0")))
+#endif
+#define FAULTY PLAIN __attribute__((section("faulty"), noinline))
+
+extern const char __start_faulty[], __stop_faulty[];
+
+struct vd_upcall_text faulty_text(void)
+{
+    return (struct vd_upcall_text){(uintptr_t)__start_faulty, (uintptr_t)__stop_faulty};
+}
+
+static volatile int zero, sink;
+static int *volatile nowhere;
+static void (*volatile no_function)(void);
+
+FAULTY void fault_null(void *arg)
+{
+    *nowhere = 1;
+}
+
+FAULTY void fault_divide(void *arg)
+{
+    sink = 7 / zero;
+}
+
+FAULTY static int deeper(int n)
+{
+    volatile char room[512];
+    room[0] = (char)n;
+    return n < 0 ? n : deeper(n + 1) + room[0]; /* never: it grows */
+}
+
+FAULTY void fault_overflow(void *arg)
+{
+    sink = deeper(0);
+}
+
+FAULTY void fault_large_frame(void *arg)
+{
+    volatile char *room = alloca(VD_UPCALL_CALLBACK_STACK + VD_UPCALL_GUARD / 2);
+    room[0] = 1;
+}
+
+FAULTY void fault_illegal(void *arg)
+{
+    __builtin_trap();
+}
+
+FAULTY void fault_call_nowhere(void *arg)
+{
+    no_function();
+}
+
+FAULTY void fault_not(void *arg)
+{
+    void (*const *fn)(void) = arg;
+    (*fn)();
+}
