@@ -38,6 +38,55 @@ int vd__key_name(const char *name, struct vd__key *ret_k)
     return 0;
 }
 
+/* Length of TEXT, or 0 where it fills all SIZE bytes or has a character that ALLOWED denies. */
+static size_t word_len(const char *text, size_t size, bool (*allowed)(unsigned char c))
+{
+    size_t n = strnlen(text, size);
+    for (size_t i = 0; i < n; i++)
+        if (!allowed((unsigned char)text[i]))
+            return 0;
+    return n < size ? n : 0;
+}
+
+static bool in_filter_name(unsigned char c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-';
+}
+
+static bool in_filter_key(unsigned char c)
+{
+    return c >= ' ' && c <= '~' && c != '/';
+}
+
+int vd__key_filter(const char *name, struct vd__key *ret_k)
+{
+    size_t n = word_len(name, VD_META_FILTER_NAME, in_filter_name);
+    if (n == 0)
+        return -EINVAL;
+    ret_k->len = n;
+    memcpy(ret_k->b, name, n);
+    return 0;
+}
+
+int vd__key_filter_data(const char *name, const char *key, struct vd__key *ret_k)
+{
+    size_t nname = word_len(name, VD_META_FILTER_NAME, in_filter_name);
+    size_t nkey = word_len(key, VD_META_FILTER_KEY, in_filter_key);
+    if (nname == 0 || nkey == 0)
+        return -EINVAL;
+    ret_k->len = nname + 1 + nkey;
+    memcpy(ret_k->b, name, nname);
+    ret_k->b[nname] = '\0';
+    memcpy(ret_k->b + nname + 1, key, nkey);
+    return 0;
+}
+static_assert(VD_META_FILTER_NAME + VD_META_FILTER_KEY <= VD__KEY_MAX, "a key of filter-data");
+
+static bool same_key(const struct vd__key *a, const struct vd__key *b)
+{
+    return a->len == b->len && memcmp(a->b, b->b, a->len) == 0;
+}
+
 static uint32_t record_crc(const char *db, const void *key, size_t key_len, const void *value,
                            size_t len)
 {
@@ -173,8 +222,9 @@ static int refuse(char ret_why[VD__REC_WHY], const char *why)
     return -EUCLEAN;
 }
 
-static int in_begin(struct in *i, const char *db, const struct vd__key *k, const void *value,
-                    size_t len, enum vd__rec_type type, uint32_t want, char ret_why[VD__REC_WHY])
+/* Of a payload of any length. */
+static int in_begin_any(struct in *i, const char *db, const struct vd__key *k, const void *value,
+                        size_t len, enum vd__rec_type type, char ret_why[VD__REC_WHY])
 {
     if (vd__rec_verify(db, k->b, k->len, value, len) < 0)
         return refuse(ret_why, "checksum differs");
@@ -187,10 +237,15 @@ static int in_begin(struct in *i, const char *db, const struct vd__key *k, const
                  VD__REC_VERSION);
         return -EUCLEAN;
     }
-    if (len != want + VD__REC_OVERHEAD)
-        return refuse(ret_why, "has another length");
     *i = (struct in){.p = head + VD__REC_HEAD};
     return 0;
+}
+
+static int in_begin(struct in *i, const char *db, const struct vd__key *k, const void *value,
+                    size_t len, enum vd__rec_type type, uint32_t want, char ret_why[VD__REC_WHY])
+{
+    int r = in_begin_any(i, db, k, value, len, type, ret_why);
+    return r == 0 && len != want + VD__REC_OVERHEAD ? refuse(ret_why, "has another length") : r;
 }
 
 /* ---- disk ---- */
@@ -424,3 +479,117 @@ int vd__decode_snapshot(const struct vd__key *key, const void *value, size_t len
 static_assert(VD__SNAPSHOT_LEN == 16 + 8 + 8 + 4 + 4 + VD_VIEW_MAPS * 16 +
                                       sizeof(((struct vd_snapshot_record *)0)->name),
               "payload of version 1");
+
+/* ---- filter ---- */
+
+/* Has CONFIG complete lines only? It ends within its field. */
+static bool whole_lines(const char *config)
+{
+    size_t n = strlen(config);
+    return n == 0 || config[n - 1] == '\n';
+}
+
+ssize_t vd__encode_filter(const struct vd_filter_record *r, void *ret_value)
+{
+    struct vd__key k;
+    if (vd__key_filter(r->name, &k) < 0)
+        return -EINVAL;
+    struct out o = out_begin(ret_value, VD__REC_FILTER, VD__FILTER_LEN);
+    out_u32(&o, r->filter_class);
+    out_u32(&o, r->required);
+    out_u32(&o, r->cloned);
+    out_u32(&o, 0);
+    out_u64(&o, r->order);
+    out_text(&o, r->name, sizeof(r->name));
+    out_text(&o, r->config, sizeof(r->config));
+    o.bad |= r->filter_class < 1 || r->filter_class > 4;
+    o.bad = o.bad || !whole_lines(r->config);
+    return out_end(&o, ret_value, VD__DB_FILTER, &k);
+}
+
+int vd__decode_filter(const struct vd__key *key, const void *value, size_t len,
+                      struct vd_filter_record *ret_r, char ret_why[VD__REC_WHY])
+{
+    struct vd_filter_record rec;
+    struct vd__key name;
+    struct in i;
+    int r = in_begin(&i, VD__DB_FILTER, key, value, len, VD__REC_FILTER, VD__FILTER_LEN, ret_why);
+    if (r < 0)
+        return r;
+    rec.filter_class = in_u32_range(&i, 1, 4, "is of an unknown class");
+    rec.required = in_u32_range(&i, 0, 1, "the required mark is neither 0 nor 1");
+    rec.cloned = in_u32_range(&i, 0, 1, "the cloned mark is neither 0 nor 1");
+    in_u32_range(&i, 0, 0, "reserved bytes are not zero");
+    rec.order = in_u64(&i);
+    in_text(&i, rec.name, sizeof(rec.name));
+    in_text(&i, rec.config, sizeof(rec.config));
+    if (!i.bad && vd__key_filter(rec.name, &name) < 0)
+        i.bad = "its name cannot be a filter's";
+    else if (!i.bad && !same_key(&name, key))
+        i.bad = "has another name than its key";
+    else if (!i.bad && !whole_lines(rec.config))
+        i.bad = "the last line of its configuration has no end";
+    if (i.bad)
+        return refuse(ret_why, i.bad);
+    *ret_r = rec;
+    return 0;
+}
+static_assert(VD__FILTER_LEN == 4 * 4 + 8 + sizeof(((struct vd_filter_record *)0)->name) +
+                                    sizeof(((struct vd_filter_record *)0)->config),
+              "payload of version 1");
+static_assert(VD__FILTER_LEN >= VD__DISK_LEN && VD__FILTER_LEN >= VD__LAYER_LEN &&
+                  VD__FILTER_LEN >= VD__OWNER_LEN && VD__FILTER_LEN >= VD__VIEW_LEN &&
+                  VD__FILTER_LEN >= VD__SNAPSHOT_LEN,
+              "VD__REC_MAX");
+
+/* ---- filter-data ---- */
+
+ssize_t vd__encode_filter_data(const struct vd__key *key, const void *bytes, size_t len,
+                               void *ret_value)
+{
+    if (len > VD_META_FILTER_DATA)
+        return -EINVAL;
+    struct out o = out_begin(ret_value, VD__REC_FILTER_DATA, VD__FILTER_DATA_HEAD + (uint32_t)len);
+    out_u32(&o, (uint32_t)len);
+    if (len > 0)
+        memcpy(o.p, bytes, len);
+    o.p += len;
+    return out_end(&o, ret_value, VD__DB_FILTER_DATA, key);
+}
+
+/* The two texts that KEY joins; false where it is not of that form. */
+static bool split_key(const struct vd__key *key, struct vd__filter_datum *ret_d)
+{
+    const uint8_t *nul = memchr(key->b, '\0', key->len);
+    if (!nul)
+        return false;
+    size_t nname = (size_t)(nul - key->b), nkey = key->len - nname - 1;
+    struct vd__key k;
+    if (nname >= sizeof(ret_d->filter) || nkey >= sizeof(ret_d->key))
+        return false;
+    memcpy(ret_d->filter, key->b, nname);
+    ret_d->filter[nname] = '\0';
+    memcpy(ret_d->key, nul + 1, nkey);
+    ret_d->key[nkey] = '\0';
+    return vd__key_filter_data(ret_d->filter, ret_d->key, &k) == 0 && same_key(&k, key);
+}
+
+int vd__decode_filter_data(const struct vd__key *key, const void *value, size_t len,
+                           struct vd__filter_datum *ret_d, char ret_why[VD__REC_WHY])
+{
+    struct vd__filter_datum d;
+    struct in i;
+    int r = in_begin_any(&i, VD__DB_FILTER_DATA, key, value, len, VD__REC_FILTER_DATA, ret_why);
+    if (r < 0)
+        return r;
+    if (len < VD__FILTER_DATA_HEAD + VD__REC_OVERHEAD || len > VD__FILTER_DATA_REC_MAX)
+        return refuse(ret_why, "has another length");
+    d.len = in_u32(&i);
+    if (d.len != len - VD__FILTER_DATA_HEAD - VD__REC_OVERHEAD)
+        return refuse(ret_why, "holds more or less than it says");
+    if (!split_key(key, &d))
+        return refuse(ret_why, "its key is no filter's");
+    d.bytes = i.p;
+    *ret_d = d;
+    return 0;
+}

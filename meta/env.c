@@ -6,8 +6,9 @@
 #include "vd_endian.h"
 #include "vd_file.h"
 
-const char *const vd__env_db_names[VD__ENV_DBS] = {VD__DB_DISK, VD__DB_LAYER, VD__DB_OWNER,
-                                                   VD__DB_VIEW, VD__DB_SNAPSHOT};
+const char *const vd__env_db_names[VD__ENV_DBS] = {
+    VD__DB_DISK,     VD__DB_LAYER,  VD__DB_OWNER,      VD__DB_VIEW,
+    VD__DB_SNAPSHOT, VD__DB_FILTER, VD__DB_FILTER_DATA};
 
 /* LMDB 0.9's page header (pgno, pad, flags, lower, upper) and meta record, as they lie in the file.
  */
@@ -267,13 +268,39 @@ int vd__env_get(struct vd__env *e, MDB_dbi dbi, const void *key, size_t key_len,
     return vd__meta_error(FENCED(e, mdb_get(e->txn, dbi, &k, ret_value)));
 }
 
+/*
+ * Before a record is replaced or deleted. LMDB frees a value that has a page of its own by the
+ * count of pages in that page's head, which it has not read before: where the page cannot be read,
+ * what the guard shows instead counts hundreds of millions, and LMDB lists each of them, in 2 GiB
+ * of memory. So the page is touched first, and the environment is dead before LMDB goes on.
+ */
+static int touch_old(struct vd__env *e, MDB_dbi dbi, MDB_val *key)
+{
+    MDB_val v;
+    int rc = FENCED(e, mdb_get(e->txn, dbi, key, &v));
+    if (rc == 0 && v.mv_size > 0)
+        (void)*(const volatile uint8_t *)v.mv_data;
+    return vd__env_dead(e) ? MDB_CORRUPTED : rc;
+}
+
+static int fenced_put(struct vd__env *e, MDB_dbi dbi, MDB_val *key, MDB_val *value)
+{
+    return FENCED(e, mdb_put(e->txn, dbi, key, value, 0));
+}
+
+static int fenced_del(struct vd__env *e, MDB_dbi dbi, MDB_val *key)
+{
+    return FENCED(e, mdb_del(e->txn, dbi, key, NULL));
+}
+
 int vd__env_put(struct vd__env *e, MDB_dbi dbi, const void *key, size_t key_len, const void *value,
                 size_t len)
 {
     if (!usable(e))
         return -EUCLEAN;
     MDB_val k = {key_len, (void *)(uintptr_t)key}, v = {len, (void *)(uintptr_t)value};
-    return vd__meta_error(FENCED(e, mdb_put(e->txn, dbi, &k, &v, 0)));
+    int rc = touch_old(e, dbi, &k);
+    return vd__meta_error(rc == 0 || rc == MDB_NOTFOUND ? fenced_put(e, dbi, &k, &v) : rc);
 }
 
 int vd__env_del(struct vd__env *e, MDB_dbi dbi, const void *key, size_t key_len)
@@ -281,7 +308,8 @@ int vd__env_del(struct vd__env *e, MDB_dbi dbi, const void *key, size_t key_len)
     if (!usable(e))
         return -EUCLEAN;
     MDB_val k = {key_len, (void *)(uintptr_t)key};
-    return vd__meta_error(FENCED(e, mdb_del(e->txn, dbi, &k, NULL)));
+    int rc = touch_old(e, dbi, &k);
+    return vd__meta_error(rc == 0 ? fenced_del(e, dbi, &k) : rc);
 }
 
 static int open_cursor(struct vd__env *e, MDB_dbi dbi, MDB_cursor **ret_c)
@@ -289,19 +317,24 @@ static int open_cursor(struct vd__env *e, MDB_dbi dbi, MDB_cursor **ret_c)
     return vd__meta_error(FENCED(e, mdb_cursor_open(e->txn, dbi, ret_c)));
 }
 
-int vd__env_each(struct vd__env *e, MDB_dbi dbi,
-                 int (*fn)(void *user, const MDB_val *key, const MDB_val *value), void *user)
+static bool begins_with(const MDB_val *key, const void *prefix, size_t len)
+{
+    return key->mv_size >= len && (len == 0 || memcmp(key->mv_data, prefix, len) == 0);
+}
+
+int vd__env_each_prefix(struct vd__env *e, MDB_dbi dbi, const void *prefix, size_t len,
+                        int (*fn)(void *user, const MDB_val *key, const MDB_val *value), void *user)
 {
     MDB_cursor *c = NULL;
     int r = usable(e) ? open_cursor(e, dbi, &c) : -EUCLEAN;
     if (r < 0)
         return r;
-    MDB_cursor_op op = MDB_FIRST;
+    MDB_cursor_op op = len > 0 ? MDB_SET_RANGE : MDB_FIRST;
     bool at_end = false;
     while (r == 0 && !at_end) {
-        MDB_val k, v;
+        MDB_val k = {len, (void *)(uintptr_t)prefix}, v;
         int rc = fenced_step(e, c, &k, &v, op);
-        at_end = rc == MDB_NOTFOUND;
+        at_end = rc == MDB_NOTFOUND || (rc == 0 && !begins_with(&k, prefix, len));
         if (!at_end)
             r = rc ? vd__meta_error(rc) : fn(user, &k, &v);
         op = MDB_NEXT;
@@ -309,6 +342,12 @@ int vd__env_each(struct vd__env *e, MDB_dbi dbi,
     if (!e->failed)
         mdb_cursor_close(c);
     return vd__env_dead(e) ? -EUCLEAN : r;
+}
+
+int vd__env_each(struct vd__env *e, MDB_dbi dbi,
+                 int (*fn)(void *user, const MDB_val *key, const MDB_val *value), void *user)
+{
+    return vd__env_each_prefix(e, dbi, NULL, 0, fn, user);
 }
 
 int vd__env_db(struct vd__env *e, const char *name, MDB_dbi *ret_dbi)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * LMDB, fenced in. One environment, one transaction at a time, the three databases that every disk
- * has, and two that only disks with layers need: these are made with their first record, so that an
- * environment without them is an ordinary one.
+ * has, and those that only disks with layers or filters need: these are made with their first
+ * record, so that an environment without them is an ordinary one.
  *
  * LMDB trusts its file: it maps it, follows what it finds, and calls abort() where an assertion
  * fails. Three fences. The file is proven before it comes here (session.c). A writable map is
@@ -25,10 +25,18 @@
 #define VD__ENV_MAX_BYTES (4ull << 30) /* of address space; the file grows as it is used */
 #define VD__ENV_MAX_DBS 16u
 #define VD__ENV_CORE_DBS 3u
-#define VD__ENV_DBS 5u
+#define VD__ENV_DBS 7u
 #define VD__ENV_NO_DBI ((MDB_dbi)0) /* a database that is not there; 0 is LMDB's free list */
 
-enum vd__env_db { VD__ENV_DISK, VD__ENV_LAYER, VD__ENV_OWNER, VD__ENV_VIEW, VD__ENV_SNAPSHOT };
+enum vd__env_db {
+    VD__ENV_DISK,
+    VD__ENV_LAYER,
+    VD__ENV_OWNER,
+    VD__ENV_VIEW,
+    VD__ENV_SNAPSHOT,
+    VD__ENV_FILTER,
+    VD__ENV_FILTER_DATA,
+};
 extern const char *const vd__env_db_names[VD__ENV_DBS];
 
 enum vd__env_flags {
@@ -88,6 +96,11 @@ int vd__env_del(struct vd__env *e, MDB_dbi dbi, const void *key, size_t key_len)
 int vd__env_each(struct vd__env *e, MDB_dbi dbi,
                  int (*fn)(void *user, const MDB_val *key, const MDB_val *value),
                  void *user) VD_WARN_UNUSED;
+
+/* The same for those records whose key begins with the LEN bytes at PREFIX. */
+int vd__env_each_prefix(struct vd__env *e, MDB_dbi dbi, const void *prefix, size_t len,
+                        int (*fn)(void *user, const MDB_val *key, const MDB_val *value),
+                        void *user) VD_WARN_UNUSED;
 
 /* Makes the database DB in this transaction where it is not there. 0 or -errno. */
 int vd__env_make_db(struct vd__env *e, enum vd__env_db db) VD_WARN_UNUSED;

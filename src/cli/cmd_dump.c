@@ -6,6 +6,7 @@
 
 #include "cli.h"
 #include "vd_ctl.h"
+#include "vd_meta_filter.h"
 #include "vd_view.h"
 
 #define HEX_MAX 4096u /* bytes of a value of unknown kind */
@@ -108,18 +109,65 @@ static json_t *snapshot_json(const struct vd_snapshot_record *r)
                      (json_int_t)r->size_bytes, "maps", maps_json(r->maps, r->nmaps));
 }
 
-/* The name that KEY is in hex; false where it is none. */
-static bool key_name(const char *key, char ret_name[VD_SNAPSHOT_NAME_MAX + 1])
+/* A configuration as it stands in the record, a line an item: what print_fields prints has no line
+ * ends in it. */
+static json_t *lines_json(const char *text)
+{
+    char line[VD_META_FILTER_CONFIG];
+    json_t *list = json_array();
+    for (size_t n; *text; text += n + (text[n] == '\n')) {
+        n = strcspn(text, "\n");
+        snprintf(line, sizeof(line), "%.*s", (int)n, text);
+        json_array_append_new(list, vd_ctl_text(line));
+    }
+    return list;
+}
+
+static json_t *filter_json(const struct vd_filter_record *r)
+{
+    return json_pack("{s:o, s:I, s:b, s:b, s:I, s:o}", "name", vd_ctl_text(r->name), "class",
+                     (json_int_t)r->filter_class, "required", (int)r->required, "cloned",
+                     (int)r->cloned, "order", (json_int_t)r->order, "config",
+                     lines_json(r->config));
+}
+
+/* The text that KEY is in hex, RET_LEN bytes; false where it is longer than any name. */
+static bool key_text(const char *key, char ret_text[VD_SNAPSHOT_NAME_MAX + 1], size_t *ret_len)
 {
     size_t n = strlen(key) / 2;
     if (n > VD_SNAPSHOT_NAME_MAX)
         return false;
     for (size_t i = 0; i < n; i++) {
         char digits[3] = {key[2 * i], key[2 * i + 1], '\0'};
-        ret_name[i] = (char)strtoul(digits, NULL, 16);
+        ret_text[i] = (char)strtoul(digits, NULL, 16);
     }
-    ret_name[n] = '\0';
+    ret_text[n] = '\0';
+    *ret_len = n;
     return true;
+}
+
+static bool key_name(const char *key, char ret_name[VD_SNAPSHOT_NAME_MAX + 1])
+{
+    size_t len;
+    return key_text(key, ret_name, &len) && strlen(ret_name) == len;
+}
+
+/* KEY, in hex: the filter's name, NUL, its own key. */
+static json_t *filter_data_json(struct vd_meta *m, const char *key)
+{
+    static uint8_t value[VD_META_FILTER_DATA];
+    char text[VD_SNAPSHOT_NAME_MAX + 1];
+    size_t len;
+    if (!key_text(key, text, &len) || strlen(text) == len)
+        return NULL;
+    const char *own = text + strlen(text) + 1;
+    if (own + strlen(own) != text + len)
+        return NULL;
+    int64_t n = vd_meta_get_filter_data(m, text, own, value, sizeof(value));
+    return n < 0 ? NULL
+                 : json_pack("{s:o, s:o, s:I, s:o}", "filter", vd_ctl_text(text), "key",
+                             vd_ctl_text(own), "length", (json_int_t)n, "value",
+                             hex_json(value, (size_t)n));
 }
 
 struct owner_search {
@@ -144,6 +192,7 @@ static json_t *decode(struct vd_meta *m, const char *db, const char *key)
     struct vd_layer_record layer;
     struct vd_view_record view;
     struct vd_snapshot_record snapshot;
+    struct vd_filter_record filter;
     char name[VD_SNAPSHOT_NAME_MAX + 1];
     struct owner_search owner = {0};
     if (strcmp(db, "view") == 0)
@@ -152,6 +201,12 @@ static json_t *decode(struct vd_meta *m, const char *db, const char *key)
         return key_name(key, name) && vd_meta_get_snapshot(m, name, &snapshot) == 0
                    ? snapshot_json(&snapshot)
                    : NULL;
+    if (strcmp(db, "filter") == 0)
+        return key_name(key, name) && vd_meta_get_filter(m, name, &filter) == 0
+                   ? filter_json(&filter)
+                   : NULL;
+    if (strcmp(db, "filter-data") == 0)
+        return filter_data_json(m, key);
     if (strcmp(db, "disk") == 0)
         return vd_meta_get_disk(m, &disk) == 0 ? disk_json(&disk) : NULL;
     if (strcmp(db, "layer") == 0) {

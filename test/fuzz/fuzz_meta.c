@@ -95,6 +95,66 @@ static void fuzz_snapshot(uint8_t *value, size_t len)
         same(value, len, back, vd__encode_snapshot(&r, back));
 }
 
+static void filter_record(uint8_t *value, size_t len)
+{
+    static const size_t at =
+        VD__REC_HEAD + VD__FILTER_LEN - VD_META_FILTER_CONFIG - VD_META_FILTER_NAME;
+    struct vd_filter_record r;
+    struct vd__key k = {.len = 1, .b = {'x'}};
+    char name[VD_META_FILTER_NAME] = "", why[VD__REC_WHY];
+    uint8_t back[VD__REC_MAX];
+    if (len > at)
+        memcpy(name, value + at, vd_min(len - at, sizeof(name) - 1));
+    if (vd__key_filter(name, &k) < 0)
+        k.len = 1;
+    seal(VD__DB_FILTER, &k, value, len);
+    if (vd__decode_filter(&k, value, len, &r, why) == 0)
+        same(value, len, back, vd__encode_filter(&r, back));
+}
+
+/* As it comes, and as a payload of the right length, which is long for a fuzzer to find. */
+static void fuzz_filter(uint8_t *value, size_t len)
+{
+    uint8_t whole[VD__FILTER_LEN + VD__REC_OVERHEAD] = {VD__REC_FILTER, 0, VD__REC_VERSION, 0};
+    memcpy(whole + VD__REC_HEAD, value, vd_min(len, (size_t)VD__FILTER_LEN));
+    filter_record(whole, sizeof(whole));
+    filter_record(value, len);
+}
+
+static void filter_data_record(const struct vd__key *k, uint8_t *value, size_t len)
+{
+    struct vd__filter_datum d;
+    struct vd__key again;
+    char why[VD__REC_WHY];
+    uint8_t back[VD__FILTER_DATA_REC_MAX];
+    seal(VD__DB_FILTER_DATA, k, value, len);
+    if (vd__decode_filter_data(k, value, len, &d, why) < 0)
+        return;
+    assert(vd__key_filter_data(d.filter, d.key, &again) == 0);
+    same(k->b, k->len, again.b, (ssize_t)again.len);
+    same(value, len, back, vd__encode_filter_data(k, d.bytes, d.len, back));
+}
+
+/* The first byte says how much is the key, the rest is the record: as it comes, and with what
+ * stands before the filter's bytes put right. */
+static void fuzz_filter_data(uint8_t *buf, size_t len)
+{
+    struct vd__key k;
+    if (len < 1)
+        return;
+    k.len = vd_min((size_t)buf[0], len - 1);
+    memcpy(k.b, buf + 1, k.len);
+    uint8_t *value = buf + 1 + k.len;
+    len -= 1 + k.len;
+    filter_data_record(&k, value, len);
+    if (len < VD__REC_OVERHEAD + VD__FILTER_DATA_HEAD)
+        return;
+    vd_put_le16(value, VD__REC_FILTER_DATA);
+    vd_put_le16(value + 2, VD__REC_VERSION);
+    vd_put_le32(value + VD__REC_HEAD, (uint32_t)(len - VD__REC_OVERHEAD - VD__FILTER_DATA_HEAD));
+    filter_data_record(&k, value, len);
+}
+
 static void fuzz_layer_file(uint8_t *buf, size_t len)
 {
     struct vd_layer_file l;
@@ -134,9 +194,10 @@ static void fuzz_bound(uint8_t *buf, size_t len)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static void (*const targets[])(uint8_t *, size_t) = {fuzz_disk,     fuzz_layer,     fuzz_owner,
-                                                         fuzz_sum,      fuzz_bound,     fuzz_view,
-                                                         fuzz_snapshot, fuzz_layer_file};
+    static void (*const targets[])(uint8_t *, size_t) = {
+        fuzz_disk, fuzz_layer,    fuzz_owner,      fuzz_sum,    fuzz_bound,
+        fuzz_view, fuzz_snapshot, fuzz_layer_file, fuzz_filter, fuzz_filter_data,
+    };
     if (size < 1 || size > MAX)
         return 0;
     /* On the heap at its exact length, so that a byte past the end is caught. */
