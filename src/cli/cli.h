@@ -22,7 +22,7 @@ enum { CLI_DONE = 0, CLI_FAILED = 1, CLI_USAGE = 2 };
 
 struct cli {
     bool json, bytes;
-    const char *meta_dir, *cache_dir, *source_dir; /* NULL: not given */
+    const char *meta_dir, *cache_dir, *source_dir, *filter_dir; /* NULL: not given */
     const char *command;                           /* for usage: "cache stats" */
     const char *usage;                             /* its arguments */
     char **args;                                   /* after the command's words */
@@ -172,6 +172,14 @@ int cli_layers_each(struct cli_layers *l, uint64_t off, uint64_t len, bool holes
 /* The maps of P's store; NULL where there are none, or they cannot be had. P's. */
 struct vd_maps *cli_maps(struct cli_place *p);
 
+/* ---- filters ---- */
+
+/* Those of D, from the top: [{"name", "class", "config": {KEY: VALUE}, "required"}]. */
+json_t *cli_filters(const struct cli_place *p, const struct cli_disk *d);
+/* LINES of KEY=VALUE as an object. */
+json_t *cli_filter_config(const char *lines);
+const char *cli_filter_class(uint64_t filter_class);
+
 /* ---- the cache ---- */
 
 /* Bytes of D that would be served from the cache now, whichever layer holds them. */
@@ -216,6 +224,7 @@ struct cli_work {
     struct vd_disks *disks; /* NULL: online */
     struct vd_meta_store *store;
     struct vd_lanes *lanes;
+    struct vd_filters *filters;
     struct vd_coordinator *coordinator;
     char why[VD_META_WHY];
 };
@@ -294,6 +303,9 @@ int cmd_dump(struct cli *cli);
 int cmd_cache_stats(struct cli *cli);
 int cmd_cache_flush(struct cli *cli);
 int cmd_cache_drop(struct cli *cli);
+int cmd_filter_ls(struct cli *cli);
+int cmd_filter_attach(struct cli *cli);
+int cmd_filter_detach(struct cli *cli);
 int cmd_check(struct cli *cli);
 int cmd_doctor(struct cli *cli);
 

@@ -56,18 +56,18 @@ static const char *parent_path(const struct cli_place *p, const struct cli_disk 
 }
 
 static json_t *info_json(const struct cli_disk *d, const char *parent, json_t *layers,
-                         uint64_t cached)
+                         json_t *filters, uint64_t cached)
 {
     size_t n = vd_max(json_array_size(layers), (size_t)1);
     bool cloned = d->layered && !vd_id_is_zero(&d->view.parent);
-    return json_pack("{s:o, s:I, s:o, s:I, s:s, s:o, s:o, s:o, s:o, s:o, s:[], s:I, s:b, s:o}",
-                     "name", vd_ctl_text(d->name), "size", (json_int_t)d->size_bytes, "disk_id",
-                     cli_id_json(&d->record.live_disk_id, d->recorded), "depth",
-                     (json_int_t)(n - 1), "state", cli_disk_state(d), "uuid",
-                     cli_id_json(&d->uuid, d->bound), "parent",
-                     cli_id_json(&d->view.parent, cloned), "parent_path", cli_text_json(parent),
-                     "layers", layers, "owner", cli_owner_json(d), "filters", "cached_bytes",
-                     (json_int_t)cached, "attached", d->online != NULL, "merge", merge_json(d));
+    return json_pack(
+        "{s:o, s:I, s:o, s:I, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:b, s:o}", "name",
+        vd_ctl_text(d->name), "size", (json_int_t)d->size_bytes, "disk_id",
+        cli_id_json(&d->record.live_disk_id, d->recorded), "depth", (json_int_t)(n - 1), "state",
+        cli_disk_state(d), "uuid", cli_id_json(&d->uuid, d->bound), "parent",
+        cli_id_json(&d->view.parent, cloned), "parent_path", cli_text_json(parent), "layers",
+        layers, "owner", cli_owner_json(d), "filters", filters, "cached_bytes", (json_int_t)cached,
+        "attached", d->online != NULL, "merge", merge_json(d));
 }
 
 static const char *id_text(const struct vd_id *id, bool known, char hex[VD_ID_HEX])
@@ -99,8 +99,10 @@ static void print_layers(json_t *layers)
 }
 
 static int print_info(const struct cli *cli, const struct cli_disk *d, const char *parent,
-                      json_t *layers, uint64_t cached)
+                      json_t *layers, json_t *filters, uint64_t cached)
 {
+    size_t i;
+    json_t *f;
     char hex[VD_ID_HEX], size[32], owner[300];
     json_t *merge = json_object_get(d->online, "merge");
     printf("name: %s\n", d->name);
@@ -122,9 +124,13 @@ static int print_info(const struct cli *cli, const struct cli_disk *d, const cha
         printf("merging its maps: %lld of %lld extents\n",
                (long long)json_integer_value(json_object_get(merge, "done")),
                (long long)json_integer_value(json_object_get(merge, "total")));
-    printf("filters: -\n\n");
+    printf("filters:%s", json_array_size(filters) ? "" : " -");
+    json_array_foreach(filters, i, f)
+        printf("%s %s", i ? "," : "", json_string_value(json_object_get(f, "name")));
+    printf("\n\n");
     print_layers(layers);
     json_decref(layers);
+    json_decref(filters);
     return ferror(stdout) ? CLI_FAILED : CLI_DONE;
 }
 
@@ -144,8 +150,9 @@ int cmd_info(struct cli *cli)
     json_t *layers = d.refused && d.layered ? json_array() : layers_json(&t.place, &d);
     char path[PATH_MAX];
     const char *parent = parent_path(&t.place, &d, path);
-    r = cli->json ? cli_print_json(info_json(&d, parent, layers, cached))
-                  : print_info(cli, &d, parent, layers, cached);
+    json_t *filters = cli_filters(&t.place, &d);
+    r = cli->json ? cli_print_json(info_json(&d, parent, layers, filters, cached))
+                  : print_info(cli, &d, parent, layers, filters, cached);
     cli_close(&t, &d);
     return r;
 }

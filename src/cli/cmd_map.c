@@ -142,6 +142,16 @@ static int note_layer(void *user, const struct cli_extent *e)
     return 0;
 }
 
+/* Their names, from the top. */
+static json_t *filter_names(struct cli_place *p, const struct cli_disk *d)
+{
+    json_t *names = json_array(), *filters = cli_filters(p, d), *f;
+    size_t i;
+    json_array_foreach(filters, i, f) json_array_append(names, json_object_get(f, "name"));
+    json_decref(filters);
+    return names;
+}
+
 static int explain_json(struct map *m, struct cli_place *p, const struct cli_disk *d, uint64_t off,
                         char *why, json_t **ret)
 {
@@ -153,15 +163,25 @@ static int explain_json(struct map *m, struct cli_place *p, const struct cli_dis
     const struct cli_layer *layer = at == CLI_NO_LAYER ? NULL : &m->layers.v[at];
     bool cached = m->bits[block / 64] >> (block % 64) & 1;
     char owner[300];
-    *ret = json_pack("{s:I, s:I, s:I, s:o, s:i, s:o, s:o, s:b, s:o, s:o, s:o, s:[]}", "offset",
+    *ret = json_pack("{s:I, s:I, s:I, s:o, s:i, s:o, s:o, s:b, s:o, s:o, s:o, s:o}", "offset",
                      (json_int_t)off, "lba", (json_int_t)(off / 512), "block", (json_int_t)block,
                      "disk_id", layer ? cli_id_json(&layer->disk_id, true) : json_null(), "depth",
                      layer ? (int)at : 0, "layer", cli_text_json(layer ? layer->path : NULL),
                      "layer_offset", layer ? json_integer((json_int_t)off) : json_null(), "cached",
                      (int)cached, "checksum_ok", cached ? checksum_ok(p, d, block) : json_null(),
                      "owner", cli_text_json(cli_owner_name(d, owner)), "epoch",
-                     d->owned ? json_integer((json_int_t)d->owner.epoch) : json_null(), "filters");
+                     d->owned ? json_integer((json_int_t)d->owner.epoch) : json_null(), "filters",
+                     filter_names(p, d));
     return 0;
+}
+
+static void print_names(const char *name, const json_t *v)
+{
+    size_t i;
+    json_t *one;
+    printf("%s:", name);
+    json_array_foreach(v, i, one) printf("%s %s", i ? "," : "", json_string_value(one));
+    printf("\n");
 }
 
 static void print_value(const char *name, const json_t *v)
@@ -170,6 +190,8 @@ static void print_value(const char *name, const json_t *v)
         printf("%s: %lld\n", name, (long long)json_integer_value(v));
     else if (json_is_boolean(v))
         printf("%s: %s\n", name, json_is_true(v) ? "yes" : "no");
+    else if (json_array_size(v))
+        print_names(name, v);
     else
         printf("%s: %s\n", name, json_is_string(v) ? json_string_value(v) : "-");
 }

@@ -35,6 +35,9 @@ static const struct command commands[] = {
     {"cache stats", "[PATH]", "count what the cache did", cmd_cache_stats},
     {"cache flush", "[PATH]", "forget everything cached for a mount", cmd_cache_flush},
     {"cache drop", "PATH", "forget what is cached of a disk's live layer", cmd_cache_drop},
+    {"filter ls", "[PATH]", "list filters, or those of a disk", cmd_filter_ls},
+    {"filter attach", "PATH NAME [KEY=VALUE...]", "put a filter before a disk", cmd_filter_attach},
+    {"filter detach", "PATH NAME", "take it away", cmd_filter_detach},
     {"check", "[PATH] [--repair]", "verify metadata, layers and cache", cmd_check},
     {"doctor", "[PATH]", "verify this host's set-up", cmd_doctor},
     {"dump", "PATH", "print every record of a disk's metadata", cmd_dump},
@@ -43,9 +46,6 @@ static const struct command commands[] = {
     {"cache pin", "PATH", NULL, NULL},
     {"cache unpin", "PATH", NULL, NULL},
     {"cache resize", "SIZE", NULL, NULL},
-    {"filter ls", "[PATH]", NULL, NULL},
-    {"filter attach", "PATH NAME [KEY=VALUE...]", NULL, NULL},
-    {"filter detach", "PATH NAME", NULL, NULL},
     {"top", "", NULL, NULL},
     {"metrics", "[PATH]", NULL, NULL},
 };
@@ -72,6 +72,7 @@ static void print_help(FILE *out)
           "  --meta=DIR             where the metadata is, if not in SOURCE/.vdiskfs\n"
           "  --source=DIR           where the source begins, if that cannot be seen\n"
           "  --cache=DIR            where the cache is, if not in the default place\n"
+          "  --filter-dir=DIR       where filters are, if not in the default place\n"
           "  --help, --version\n",
           out);
 }
@@ -139,6 +140,8 @@ static int parse(struct cli *cli, int argc, char **argv)
             dir = &cli->cache_dir;
         } else if (strncmp(a, "--source", 8) == 0 && (a[8] == '=' || !a[8])) {
             dir = &cli->source_dir;
+        } else if (strncmp(a, "--filter-dir", 12) == 0 && (a[12] == '=' || !a[12])) {
+            dir = &cli->filter_dir;
         } else if (n > 0) {
             argv[n++] = a; /* the command says what it thinks of it */
         } else {

@@ -39,7 +39,11 @@ static int open_disks(struct cli_work *w)
         return cli_fail(w->cli, w->path, "the metadata in %s%s cannot be written: %s",
                         p->meta_dir[0] ? p->meta_dir : p->source,
                         p->meta_dir[0] ? "" : "/" VD_META_FOLDER, strerror(-r));
+    r = vd_filters_open(w->cli->filter_dir, &w->filters);
+    if (r < 0)
+        return cli_fail(w->cli, w->path, "%s", strerror(-r));
     config.meta = w->store;
+    config.filters = w->filters;
     config.coordinator = w->coordinator;
     config.lanes = w->lanes;
     r = vd_disks_new(&config, &w->disks);
@@ -85,6 +89,7 @@ static void raise_limits(void)
 void cli_work_free(struct cli_work *w)
 {
     vd_disks_free(w->disks);
+    vd_filters_close(w->filters);
     vd_coordinator_close(w->coordinator);
     vd_lanes_free(w->lanes);
     vd_meta_store_close(w->store);

@@ -180,6 +180,8 @@ int vd__disk_attach(struct vd_disk *d, int path_fd, bool write)
         return r;
     atomic_store(&d->size_bytes, d->identity.size_bytes);
     r = join(d);
+    if (r == 0)
+        r = vd__filters_attach(d);
     if (r == 0 && write && c->own_at_open) {
         char why[VD_META_WHY];
         r = vd_disk_own(d, why);
@@ -273,6 +275,7 @@ static void detach_owned(struct vd_disk *d)
 
 void vd__disk_detach(struct vd_disk *d)
 {
+    vd__filters_detach(d); /* while it can be read and written */
     vd__keep_stop(d);
     vd_lane_close(vd_steal_ptr(d->lane));
     struct stat st;
@@ -300,6 +303,7 @@ void vd__disk_let_go(struct vd_disk *d)
 
 void vd__disk_free(struct vd_disk *d)
 {
+    vd__filters_detach(d);
     vd_lane_close(d->lane);
     vd__disk_let_go(d);
     pthread_mutex_destroy(&d->mu);
@@ -309,7 +313,9 @@ void vd__disk_free(struct vd_disk *d)
     pthread_mutex_destroy(&d->fold_mu);
     pthread_mutex_destroy(&d->rounds.mu);
     pthread_cond_destroy(&d->rounds.done);
-    pthread_cond_destroy(&d->drained);
+    pthread_cond_destroy(&d->settled);
+    vd__pause_destroy(&d->requests);
+    vd__pause_destroy(&d->changes);
     pthread_cond_destroy(&d->ranges_changed);
     free(d);
 }

@@ -18,6 +18,7 @@
 #include <time.h>
 
 #include "freeze.h"
+#include "heritage.h"
 #include "vd_step.h"
 
 struct clone {
@@ -32,6 +33,7 @@ struct clone {
     /* the new one */
     const char *path;
     struct vd_id uuid, disk_id, map_id, token;
+    struct heritage *heritage;
     int fd;
 };
 
@@ -70,11 +72,20 @@ static bool from_view(struct clone *c, struct vd_disk *d)
     return same;
 }
 
+static int inherit(struct clone *c, struct vd_disk *d)
+{
+    vd_cleanup(vd_meta_close_p) struct vd_meta *m = NULL;
+    int r = vd_meta_open(c->ds->config.meta, &d->uuid, VD_META_READ, &m, c->why);
+    return r < 0 ? r : vd__heritage_read(m, &c->heritage);
+}
+
 static int from_parent(struct clone *c, struct hold *h, const char *snapshot)
 {
     struct vd_disk *d = h->d;
     c->parent = d->uuid;
     int r = vd_backing_stat(d->backing, &c->like);
+    if (r == 0)
+        r = inherit(c, d);
     if (r < 0)
         return r;
     if (snapshot)
@@ -168,6 +179,8 @@ static int make_metadata(struct clone *c)
         r = vd_meta_put_layer(m, 0, &layer);
     if (r == 0)
         r = vd_meta_put_view(m, &view);
+    if (r == 0)
+        r = vd__heritage_write(c->heritage, m);
     return r < 0 ? r : vd_meta_commit(m);
 }
 
@@ -216,7 +229,9 @@ int vd_disks_clone(struct vd_disks *ds, int path_fd, const char *path, const cha
         snprintf(ret_why, VD_META_WHY, "%.300s exists already", child_path);
         return -EEXIST;
     }
-    int r = vd__hold_loosely(ds, path_fd, path, &h, ret_why);
+    int r = snapshot ? 0 : vd__tell_snapshot(ds, path_fd, path, NULL, ret_why);
+    if (r == 0)
+        r = vd__hold_loosely(ds, path_fd, path, &h, ret_why);
     if (r < 0)
         return r;
     r = from_parent(&c, &h, snapshot);
@@ -230,6 +245,7 @@ int vd_disks_clone(struct vd_disks *ds, int path_fd, const char *path, const cha
             undo(&c);
     }
     vd_close_p(&c.fd);
+    vd__heritage_free(c.heritage);
     vd__let_go(&h);
     return r;
 }

@@ -28,9 +28,11 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <string.h>
 
 #include "vd_counter.h"
 #include "vd_disk.h"
+#include "vd_filter.h"
 #include "vd_list.h"
 #include "vd_map.h"
 #include "vd_resolve.h"
@@ -172,6 +174,17 @@ struct flush_round {
     bool full[2];          /* lock: mu; somebody wants more than the data */
 };
 
+/* A gate that work passes (pause.c). */
+struct pause {
+    struct {
+        _Alignas(64) atomic_uint n;
+    } shard[VD_COUNTER_SHARDS]; /* work under way */
+    atomic_bool shut;
+    pthread_mutex_t mu;
+    pthread_cond_t changed; /* with mu */
+    struct vd_list parked;  /* lock: mu; struct vd_job */
+};
+
 /* Work on a disk's maps that goes on behind its clients' backs. */
 struct keep {
     struct vd_job job;
@@ -208,6 +221,7 @@ struct vd_disk {
 
     pthread_mutex_t own_mu;
     pthread_mutex_t mu;
+    pthread_cond_t settled; /* with mu: housekeeping, or a change of the filters, has ended */
     _Atomic enum vd_owner_state state;
     struct view *_Atomic view;       /* lock: own_mu and mu to change */
     struct view *old_views;          /* lock: mu; newest first, freed at the detach */
@@ -217,6 +231,7 @@ struct vd_disk {
     struct vd_identity
         identity;   /* lock: mu; of the live layer's file, as far as we know why it changed */
     uint64_t epoch; /* lock: mu */
+    _Atomic uint64_t content; /* part of the live layer's token: another one, another writer */
     struct meta_stamp stamp; /* lock: mu; of the metadata that the view is made of */
     struct vd_id parent;     /* lock: mu; UUID of the disk it was cloned from */
     bool moving;             /* lock: own_mu; see home.c */
@@ -226,13 +241,16 @@ struct vd_disk {
         share_tried_ms; /* lock: mu; when a lock was last asked for, while another mount has it */
     uint64_t refused_logged_ms; /* lock: mu; when a refused write was last logged */
 
-    /* changes: none is under way while the gate is shut (pause.c) */
-    struct {
-        _Alignas(64) atomic_uint n;
-    } changing[VD_COUNTER_SHARDS];
-    atomic_bool shut;
-    pthread_cond_t drained; /* with mu */
-    struct vd_list parked;  /* lock: mu; struct io */
+    struct pause requests; /* all that clients ask, from the first filter to the answer */
+    struct pause changes;  /* below the filters */
+
+    /* filters.c */
+    struct vd_filtered *filtered; /* fixed after attach; NULL: the mount has no filters */
+    struct vd_lane *upcalls;      /* requests whose filters wait; with FILTERED */
+    _Atomic uint32_t filters_sum; /* of the records that the chain was made of */
+    atomic_bool filters_stale;    /* the records are others by now: no request goes on before they are looked at */
+    bool filters_busy;            /* lock: mu; the chain is being replaced */
+    atomic_bool filters_ended;    /* nothing of theirs goes on */
 
     pthread_mutex_t ranges_mu;
     pthread_cond_t ranges_changed;
@@ -281,10 +299,15 @@ struct io {
     bool waited;  /* has waited for another's fill of this run once */
     bool in_lane; /* may wait for the backing */
     bool missed, joined;
+    bool sync;    /* to be done on this thread: it waits for nobody's fill */
+    bool changed; /* its bytes may be changed once they are answered: they are admitted before */
+    unsigned ticket; /* of the gate of requests; NO_TICKET: somebody else's */
     /* of the requests that are put off */
-    enum io_kind { IO_WRITE, IO_FLUSH, IO_ZERO, IO_TRUNCATE, IO_SEEK } kind;
+    enum io_kind { IO_READ, IO_WRITE, IO_FLUSH, IO_ZERO, IO_TRUNCATE, IO_SEEK } kind;
     int arg;
 };
+#define NO_TICKET UINT32_MAX
+#define UPCALL_THREADS 32u /* of a disk: requests whose filters wait */
 
 /* io.c */
 struct io *vd__disk_io_get(struct vd_disks *ds, uint32_t nblocks);
@@ -329,6 +352,14 @@ int vd__chain_get(struct vd_disks *ds, struct vd_map *map, struct chain **ret_c,
 struct chain *vd__chain_ref(struct vd_disks *ds, struct chain *c);
 void vd__chain_put(struct vd_disks *ds, struct chain *c);
 
+/* Stands for the content of a live layer with TOKEN. */
+static inline uint64_t content_of(const struct vd_id *token)
+{
+    uint64_t n;
+    memcpy(&n, token->b, sizeof(n));
+    return n;
+}
+
 /* load.c; with own_mu held, or at the attach. From metadata to a view. */
 int vd__disk_load(struct vd_disk *d, struct vd_meta *m, char why[VD_META_WHY]);
 /* A live layer that has the record of a frozen one: -EUCLEAN with WHY if others stand on it, else the record goes. */
@@ -344,14 +375,53 @@ int vd__runs_find(struct io *io, bool may_block);
 int vd__view_read(struct vd_disk *d, struct view *v, uint64_t first, uint32_t nblocks,
                   uint8_t *buf);
 
-/* pause.c: enter and leave bracket each change. enter: false: the gate is shut and IO will be queued again when it opens. */
-bool vd__change_enter(struct vd_disk *d, struct io *io, unsigned *ret_shard);
-void vd__change_leave(struct vd_disk *d, unsigned shard);
-/* As enter, but for who may wait and has no io: waits until the gate is open. */
-unsigned vd__change_wait(struct vd_disk *d);
-/* Shuts the gate and waits until no change is under way. -ETIMEDOUT: open again. One at a time (own_mu). */
+/* pause.c: enter and leave bracket what passes. enter: false: the gate is shut, and JOB (NULL: none) will be queued when it opens. */
+void vd__pause_init(struct pause *p);
+void vd__pause_destroy(struct pause *p);
+bool vd__pause_enter(struct pause *p, struct vd_job *job, unsigned *ret_shard);
+void vd__pause_leave(struct pause *p, unsigned shard);
+/* As enter, but for who may wait: waits until the gate is open. */
+unsigned vd__pause_wait(struct pause *p);
+/* One at a time shuts it. drained: is nothing under way any more? It waits TIMEOUT_MS at most. */
+void vd__pause_shut(struct pause *p);
+bool vd__pause_drained(struct pause *p, unsigned timeout_ms);
+void vd__pause_go_on(struct pause *p, struct vd_lane *lane);
+/* The gate of changes: shuts it and waits until none is under way. -ETIMEDOUT: open again. One at a time (own_mu). */
 int vd__changes_stop(struct vd_disk *d);
 void vd__changes_go_on(struct vd_disk *d);
+
+/* gate.c */
+/* A client's request. */
+struct request {
+    enum io_kind kind;
+    int arg; /* enum vd_zero_mode, whence, data_only */
+    uint64_t off, len;
+    const void *data; /* borrowed until the call returns */
+    vd_disk_done done;
+    void *user;
+};
+/* Lets TICKET go and answers. The disk may be gone afterwards. */
+void vd__disk_answer(struct vd_disk *d, unsigned ticket, vd_disk_done done, void *user,
+                     ssize_t result, const void *data);
+
+/* below.c */
+extern const struct vd_filter_below vd__below;
+/* Q through chain C, with TICKET. */
+void vd__filters_submit(struct vd_disk *d, struct vd_chain *c, const struct request *q,
+                        unsigned ticket);
+/* Q on the heap, its data copied; NULL without memory. */
+struct io *vd__request_keep(struct vd_disk *d, const struct request *q);
+
+/* filters.c */
+int vd__filters_attach(struct vd_disk *d);
+/* At the detach, with d->lane open. */
+void vd__filters_detach(struct vd_disk *d);
+/* The records in session M: are they those of the chain? Else the chain is stale. */
+int vd__filters_look(struct vd_disk *d, struct vd_meta *m);
+/* Where the chain is stale: another is made. Blocks. 0 or -errno. */
+int vd__filters_refresh(struct vd_disk *d);
+/* An event of which clients are told by nobody else; with no lock held. WHY as of filters. */
+int vd__filters_snapshot(struct vd_disk *d, const char *name, char why[VD_META_WHY]);
 
 /* cow.c: changes of a disk with layers, behind the gate of pause.c */
 ssize_t vd__cow_write(struct vd_disk *d, struct view *v, uint64_t off, const void *data,
@@ -418,11 +488,20 @@ int vd__disk_identity(struct vd_disk *d, struct vd_identity *ret_id); /* of the 
 void vd__disk_forget_later(struct vd_disks *ds, const struct vd_cache_key *key);
 
 /* read.c, write.c: behind the gate. */
-void vd__disk_read(struct vd_disk *d, uint64_t off, size_t len, vd_disk_done done, void *user);
-void vd__disk_write(struct vd_disk *d, uint64_t off, const void *data, size_t len,
+void vd__disk_read(struct vd_disk *d, uint64_t off, size_t len, bool changed, unsigned ticket,
+                   vd_disk_done done, void *user);
+void vd__disk_write(struct vd_disk *d, uint64_t off, const void *data, size_t len, unsigned ticket,
                     vd_disk_done done, void *user);
 void vd__disk_change(struct vd_disk *d, enum io_kind kind, int arg, uint64_t off, uint64_t len,
-                     vd_disk_done done, void *user);
+                     unsigned ticket, vd_disk_done done, void *user);
+/* The same on the calling thread, which may block, within the gate of requests. */
+ssize_t vd__disk_read_now(struct vd_disk *d, uint64_t off, void *buf, size_t len);
+ssize_t vd__disk_write_now(struct vd_disk *d, uint64_t off, const void *data, size_t len);
+int vd__disk_change_now(struct vd_disk *d, enum io_kind kind, int arg, uint64_t off, uint64_t len);
+/* Owns the disk for a change; a refusal is logged, at most once a second a disk. */
+int vd__own_for_change(struct vd_disk *d);
+/* Runs RUN(&io->job) here while the lane lets it in, else on its threads. */
+void vd__run_or_queue(struct io *io, void (*run)(struct vd_job *job));
 off_t vd__disk_seek_now(struct vd_disk *d, uint64_t off, int whence); /* seek.c */
 
 #endif

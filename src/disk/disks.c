@@ -117,7 +117,6 @@ static struct vd_disk *disk_new(struct vd_disks *ds, const struct stat *st, cons
     d->opens = 1;
     d->dev = st->st_dev;
     d->ino = st->st_ino;
-    vd_list_init(&d->parked);
     vd_list_init(&d->ranges);
     pthread_mutex_init(&d->mu, NULL);
     pthread_mutex_init(&d->own_mu, NULL);
@@ -126,7 +125,9 @@ static struct vd_disk *disk_new(struct vd_disks *ds, const struct stat *st, cons
     pthread_mutex_init(&d->fold_mu, NULL);
     pthread_mutex_init(&d->rounds.mu, NULL);
     pthread_cond_init(&d->rounds.done, NULL);
-    pthread_cond_init(&d->drained, NULL);
+    pthread_cond_init(&d->settled, NULL);
+    vd__pause_init(&d->requests);
+    vd__pause_init(&d->changes);
     pthread_cond_init(&d->ranges_changed, NULL);
     snprintf(d->path, sizeof(d->path), "%s", path);
     vd_list_add_tail(&ds->disks, &d->link);
@@ -261,9 +262,20 @@ void vd_disk_put(struct vd_disk *d)
     put(d, false);
 }
 
+static int drain_one(void *user, struct vd_disk *d)
+{
+    if (d->filtered)
+        vd_filtered_drain(d->filtered, true);
+    return 0;
+}
+
 void vd_disks_stopping(struct vd_disks *ds)
 {
     atomic_store(&ds->stopping, true);
+    if (!ds->config.filters)
+        return;
+    vd_filters_stopping(ds->config.filters);
+    vd_disks_each(ds, drain_one, NULL);
 }
 
 void vd_disks_run(struct vd_disks *ds, struct vd_job *job)

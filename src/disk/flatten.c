@@ -52,7 +52,7 @@ static int copy(struct vd_disk *d, struct view *v, uint64_t first, uint32_t nblo
 static int one_run(struct vd_disk *d, uint64_t first, uint64_t nblocks, uint8_t *buf,
                    uint64_t *ret_run)
 {
-    unsigned gate = vd__change_wait(d), shard;
+    unsigned gate = vd__pause_wait(&d->changes), shard;
     struct view *v = vd__view_get(d, &shard);
     struct vd_block_owner o;
     int r = vd_resolve(v->live->lm, v->maps, v->nmaps, first, nblocks, true, &o, ret_run);
@@ -63,7 +63,7 @@ static int one_run(struct vd_disk *d, uint64_t first, uint64_t nblocks, uint8_t 
         r = copy(d, v, first, (uint32_t)*ret_run, buf);
     }
     vd__view_put(v, shard);
-    vd__change_leave(d, gate);
+    vd__pause_leave(&d->changes, gate);
     vd_step("flatten-copied");
     return r;
 }

@@ -319,7 +319,9 @@ int vd_disks_snapshot(struct vd_disks *ds, int path_fd, const char *path, const 
                  "a snapshot's name has 1 to 255 bytes, without '/' and control characters");
         return -EINVAL;
     }
-    int r = vd__hold(ds, path_fd, path, false, &h, ret_why);
+    int r = vd__tell_snapshot(ds, path_fd, path, name, ret_why);
+    if (r == 0)
+        r = vd__hold(ds, path_fd, path, false, &h, ret_why);
     if (r < 0)
         return r;
     r = vd__freeze(&h, name, ret_why);

@@ -31,6 +31,10 @@ int vd__freeze(struct hold *h, const char *name, char why[VD_META_WHY]);
 /* The file PATH_FD with the owner's lock, which nobody else holds: -EBUSY where another mount has it open. */
 int vd__take_closed(int path_fd, int *ret_fd, char why[VD_META_WHY]);
 
+/* Before the hold, since it makes upcalls: the disk's filters may refuse the snapshot NAME (NULL: a clone). */
+int vd__tell_snapshot(struct vd_disks *ds, int path_fd, const char *path, const char *name,
+                      char why[VD_META_WHY]);
+
 bool vd__snapshot_name_is_good(const char *name);
 /* Removes what nothing refers to any more, later, on the keeper. */
 void vd__sweep_later(struct vd_disks *ds);

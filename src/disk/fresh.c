@@ -116,6 +116,7 @@ int vd__fresh_records(struct vd_disk *d, const struct fresh *f, struct vd_meta *
 void vd__fresh_take(struct vd_disk *d, struct fresh *f, struct view *v)
 {
     d->witness = f->witness;
+    atomic_store(&d->content, content_of(&f->token));
     atomic_store(&d->generation, f->witness.generation);
     pthread_mutex_lock(&d->mu);
     /* Not owned to write: the witness is made when it is, which a changed identity asks for. */

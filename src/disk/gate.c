@@ -1,10 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The one gate: every request of a client enters here, is checked, and is counted. Filters will
- * stand between this gate and what it calls (design: guest -> FUSE -> filters -> metadata -> cache
- * -> backing). The idea of one gate is nbdkit's (server/backend.c).
+ * The one gate: every request of a client enters here, is checked, and goes through the disk's filters (filters.c), or,
+ * where it has none, straight on. The idea of one gate is nbdkit's (server/backend.c).
+ *
+ * A request is counted in (pause.c) until it is answered, so that filters can come and go with none under way.
+ *
+ * Before it meets the filters a disk that this mount does not own is brought up to date: another mount may have changed it,
+ * its filters too. A read follows the metadata, a change owns the disk; both may wait, so they do it on the lane.
  */
 #include "disk.h"
+
+#include <string.h>
+
+#include "vd_log.h"
 
 /* Offsets above this are the locks' (VD_OWNER_LOCK_OFF), and blocks stay far from wrapping. */
 #define OFF_MAX ((uint64_t)VD_OWNER_LOCK_OFF)
@@ -14,6 +22,143 @@ static bool out_of_range(uint64_t off, uint64_t len)
     return off > OFF_MAX || len > OFF_MAX - off;
 }
 
+void vd__disk_answer(struct vd_disk *d, unsigned ticket, vd_disk_done done, void *user,
+                     ssize_t result, const void *data)
+{
+    if (ticket != NO_TICKET)
+        vd__pause_leave(&d->requests, ticket);
+    done(user, result, data);
+}
+
+static void go_below(struct vd_disk *d, const struct request *q, unsigned ticket)
+{
+    if (q->kind == IO_READ)
+        vd__disk_read(d, q->off, (size_t)q->len, false, ticket, q->done, q->user);
+    else if (q->kind == IO_WRITE)
+        vd__disk_write(d, q->off, q->data, (size_t)q->len, ticket, q->done, q->user);
+    else
+        vd__disk_change(d, q->kind, q->arg, q->off, q->len, ticket, q->done, q->user);
+}
+
+static void dispatch(struct vd_disk *d, const struct request *q, unsigned ticket)
+{
+    struct vd_chain *c = d->filtered ? vd_filtered_chain(d->filtered) : NULL;
+    if (c && q->kind != IO_SEEK)
+        vd__filters_submit(d, c, q, ticket);
+    else
+        go_below(d, q, ticket);
+}
+
+/* ---- what cannot go on at once ---- */
+
+struct io *vd__request_keep(struct vd_disk *d, const struct request *q)
+{
+    struct io *io = vd__disk_io_get(d->ds, q->data ? (uint32_t)vd_blocks_touched(0, q->len) : 1);
+    if (!io)
+        return NULL;
+    io->d = d;
+    io->kind = q->kind;
+    io->arg = q->arg;
+    io->off = q->off;
+    io->len = q->len;
+    io->done = q->done;
+    io->user = q->user;
+    if (q->data)
+        memcpy(io->data, q->data, q->len);
+    return io;
+}
+
+static struct request from_io(const struct io *io)
+{
+    return (struct request){
+        .kind = io->kind,
+        .arg = io->arg,
+        .off = io->off,
+        .len = io->len,
+        .data = io->kind == IO_WRITE ? io->data : NULL,
+        .done = io->done,
+        .user = io->user,
+    };
+}
+
+static bool is_anothers(struct vd_disk *d)
+{
+    return atomic_load_explicit(&d->state, memory_order_acquire) == VD_OWNER_NONE &&
+           !vd_id_is_zero(&d->uuid);
+}
+
+static bool is_current(struct vd_disk *d, enum io_kind kind)
+{
+    if (atomic_load_explicit(&d->filters_stale, memory_order_acquire))
+        return false;
+    return kind == IO_FLUSH || kind == IO_SEEK || !is_anothers(d);
+}
+
+/* Blocks. */
+static int make_current(struct vd_disk *d, enum io_kind kind)
+{
+    char why[VD_META_WHY] = "";
+    if (!is_anothers(d) || kind == IO_FLUSH || kind == IO_SEEK)
+        return 0;
+    if (kind != IO_READ)
+        return vd__own_for_change(d);
+    int r = vd__disk_follow(d, why);
+    if (r == 0)
+        return 0;
+    vd_log_error("%s: cannot be read: %s", d->path, why[0] ? why : strerror(-r));
+    return -EIO;
+}
+
+static void again(struct vd_job *job)
+{
+    struct io *io = vd_container_of(job, struct io, job);
+    struct vd_disk *d = io->d;
+    struct vd_disks *ds = d->ds;
+    struct request q = from_io(io);
+    unsigned ticket;
+    int r = make_current(d, q.kind);
+    if (r == 0)
+        r = vd__filters_refresh(d);
+    if (r < 0) {
+        count(d, C_ERRORS, 1);
+        vd__disk_io_put(ds, io);
+        q.done(q.user, r, NULL);
+        return;
+    }
+    if (!vd__pause_enter(&d->requests, &io->job, &ticket))
+        return; /* parked: comes here again */
+    dispatch(d, &q, ticket);
+    vd__disk_io_put(ds, io); /* its data have been copied, or written */
+}
+
+static void later(struct vd_disk *d, const struct request *q)
+{
+    struct io *io = vd__request_keep(d, q);
+    if (!io) {
+        count(d, C_ERRORS, 1);
+        q->done(q->user, -ENOMEM, NULL);
+        return;
+    }
+    if (q->kind == IO_READ && !atomic_load(&d->filters_stale)) {
+        vd__run_or_queue(io, again);
+        return;
+    }
+    io->job.run = again;
+    io->job.slow = true;
+    vd_lane_queue(d->lane, &io->job);
+}
+
+static void enter(struct vd_disk *d, const struct request *q)
+{
+    unsigned ticket;
+    if (!is_current(d, q->kind) || !vd__pause_enter(&d->requests, NULL, &ticket))
+        later(d, q);
+    else
+        dispatch(d, q, ticket);
+}
+
+/* ---- requests ---- */
+
 void vd_disk_read(struct vd_disk *d, uint64_t off, size_t len, vd_disk_done done, void *user)
 {
     if (out_of_range(off, len))
@@ -21,7 +166,11 @@ void vd_disk_read(struct vd_disk *d, uint64_t off, size_t len, vd_disk_done done
     else if (len == 0)
         done(user, 0, NULL);
     else
-        vd__disk_read(d, off, vd_min(len, (size_t)VD_IO_MAX_BYTES), done, user);
+        enter(d, &(struct request){.kind = IO_READ,
+                                   .off = off,
+                                   .len = vd_min(len, (size_t)VD_IO_MAX_BYTES),
+                                   .done = done,
+                                   .user = user});
 }
 
 void vd_disk_write(struct vd_disk *d, uint64_t off, const void *data, size_t len, vd_disk_done done,
@@ -34,12 +183,17 @@ void vd_disk_write(struct vd_disk *d, uint64_t off, const void *data, size_t len
     else if (len == 0)
         done(user, 0, NULL);
     else
-        vd__disk_write(d, off, data, vd_min(len, (size_t)VD_IO_MAX_BYTES), done, user);
+        enter(d, &(struct request){.kind = IO_WRITE,
+                                   .off = off,
+                                   .len = vd_min(len, (size_t)VD_IO_MAX_BYTES),
+                                   .data = data,
+                                   .done = done,
+                                   .user = user});
 }
 
 void vd_disk_flush(struct vd_disk *d, bool data_only, vd_disk_done done, void *user)
 {
-    vd__disk_change(d, IO_FLUSH, data_only, 0, 0, done, user);
+    enter(d, &(struct request){.kind = IO_FLUSH, .arg = data_only, .done = done, .user = user});
 }
 
 void vd_disk_zero(struct vd_disk *d, enum vd_zero_mode mode, uint64_t off, uint64_t len,
@@ -52,7 +206,10 @@ void vd_disk_zero(struct vd_disk *d, enum vd_zero_mode mode, uint64_t off, uint6
     else if (len == 0)
         done(user, -EINVAL, NULL);
     else
-        vd__disk_change(d, IO_ZERO, mode, off, len, done, user);
+        enter(
+            d,
+            &(struct request){
+                .kind = IO_ZERO, .arg = mode, .off = off, .len = len, .done = done, .user = user});
 }
 
 void vd_disk_truncate(struct vd_disk *d, uint64_t size, vd_disk_done done, void *user)
@@ -62,7 +219,7 @@ void vd_disk_truncate(struct vd_disk *d, uint64_t size, vd_disk_done done, void 
     else if (d->ds->config.read_only)
         done(user, -EROFS, NULL);
     else
-        vd__disk_change(d, IO_TRUNCATE, 0, size, 0, done, user);
+        enter(d, &(struct request){.kind = IO_TRUNCATE, .off = size, .done = done, .user = user});
 }
 
 void vd_disk_seek(struct vd_disk *d, uint64_t off, int whence, vd_disk_done done, void *user)
@@ -70,5 +227,6 @@ void vd_disk_seek(struct vd_disk *d, uint64_t off, int whence, vd_disk_done done
     if (off > OFF_MAX)
         done(user, -ENXIO, NULL);
     else
-        vd__disk_change(d, IO_SEEK, whence, off, 0, done, user);
+        enter(d, &(struct request){
+                     .kind = IO_SEEK, .arg = whence, .off = off, .done = done, .user = user});
 }

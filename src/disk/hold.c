@@ -58,6 +58,21 @@ int vd__hold_loosely(struct vd_disks *ds, int path_fd, const char *path, struct 
     return 0;
 }
 
+int vd__tell_snapshot(struct vd_disks *ds, int path_fd, const char *path, const char *name,
+                      char why[VD_META_WHY])
+{
+    struct vd_disk *d;
+    struct stat st;
+    why[0] = '\0';
+    /* What is no disk, or refused, is said by the hold. */
+    if (!ds->config.meta || !ds->config.filters || fstatat(path_fd, "", &st, AT_EMPTY_PATH) < 0 ||
+        !vd_disks_is_disk(ds, path_fd, &st) || vd_disk_open(ds, path_fd, path, false, &d) < 0)
+        return 0;
+    int r = vd__filters_snapshot(d, name, why);
+    vd_disk_release(d);
+    return r;
+}
+
 static bool clients_have_it(struct vd_disk *d)
 {
     pthread_mutex_lock(&d->ds->mu);

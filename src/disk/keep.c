@@ -255,7 +255,7 @@ static void keep_job(struct vd_job *job)
     pthread_mutex_lock(&d->mu);
     d->keep.failed_ms = r < 0 ? vd_now_ms() : 0;
     d->keep.queued = false;
-    pthread_cond_broadcast(&d->drained);
+    pthread_cond_broadcast(&d->settled);
     pthread_mutex_unlock(&d->mu);
 }
 
@@ -279,6 +279,6 @@ void vd__keep_stop(struct vd_disk *d)
     pthread_mutex_lock(&d->mu);
     atomic_store(&d->keep.stop, true);
     while (d->keep.queued)
-        pthread_cond_wait(&d->drained, &d->mu);
+        pthread_cond_wait(&d->settled, &d->mu);
     pthread_mutex_unlock(&d->mu);
 }

@@ -204,8 +204,11 @@ int vd__disk_load(struct vd_disk *d, struct vd_meta *m, char why[VD_META_WHY])
     d->moving = layered && view.moving;
     r = check_file(d, layered && !view.moving ? view.file_ino : layer.identity.ino, why);
     struct view *old = atomic_load(&d->view), *v = NULL;
+    if (r == 0)
+        r = vd__filters_look(d, m);
     if (r < 0)
         return r;
+    atomic_store(&d->content, content_of(&layer.token));
     if (!layered && old && !old->live->lm && vd_id_eq(&old->live->disk_id, &layer.disk_id))
         return 0;
     r = layered ? layered_view(d, &disk, &layer, &view, &v, why)

@@ -204,6 +204,8 @@ static int take_over(struct vd_disk *d, enum vd_owner_state want, char why[VD_ME
         r = vd__disk_begin_changes(d);
     if (r == 0)
         r = write_record(d, want, cold, m, &layer);
+    if (r == 0)
+        atomic_store(&d->content, content_of(&layer.token));
     if (r == 0 && want == VD_OWNER_EXCLUSIVE)
         vd__disk_witness_begin_writes(d, &layer.token);
     return r;

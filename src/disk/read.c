@@ -69,7 +69,8 @@ static void finish(struct io *io, ssize_t result)
     }
     if (!io->in_lane)
         vd__view_put(vd_steal_ptr(io->view), io->shard);
-    io->done(io->user, result, result >= 0 ? io->data + skip : NULL);
+    vd__disk_answer(io->d, io->ticket, io->done, io->user, result,
+                    result >= 0 ? io->data + skip : NULL);
 }
 
 /* In the lane the disk is there until we leave it, and the view until here. */
@@ -217,18 +218,21 @@ static void read_run(struct io *io, bool token)
     uint64_t have[VD_CACHE_WORDS] = {0};
     bool last = io->at + 1 == io->nruns;
     int r = read_missing(io, have);
-    if (r < 0 || last)
+    bool answered = r < 0 || (last && !io->changed);
+    if (answered)
         finish(io, r < 0 ? r : (ssize_t)io->len);
     if (token && r < 0)
         vd_cache_fill_abort(io->cache, &io->fill);
     else if (token)
         commit(io, have);
-    if (r < 0 || last) {
+    if (answered) {
         end(ds, io);
-        return;
+    } else if (last) {
+        finish_and_end(io, (ssize_t)io->len);
+    } else {
+        io->at++;
+        go_on(io);
     }
-    io->at++;
-    go_on(io);
 }
 
 static void next_run(struct io *io)
@@ -283,7 +287,7 @@ static void past(struct io *io)
         count(io->d, C_ERRORS, 1);
     }
     struct vd_disks *ds = io->d->ds;
-    io->done(io->user, n, n >= 0 ? io->data + skip : NULL);
+    vd__disk_answer(io->d, io->ticket, io->done, io->user, n, n >= 0 ? io->data + skip : NULL);
     end(ds, io);
 }
 
@@ -296,9 +300,8 @@ static void again_job(struct vd_job *job)
     start(io);
 }
 
-/* Runs the part that may wait for the backing: here while the lane lets us in, else on its threads.
- */
-static void run_or_queue(struct io *io, void (*run)(struct vd_job *job))
+/* The part that may wait for the backing. */
+void vd__run_or_queue(struct io *io, void (*run)(struct vd_job *job))
 {
     struct vd_lane *lane = io->d->lane;
     uint64_t began;
@@ -327,7 +330,7 @@ static void looked(struct io *io)
     if (io->in_lane)
         miss(io);
     else
-        run_or_queue(io, miss_job);
+        vd__run_or_queue(io, miss_job);
 }
 
 static void look_done(struct vd_cache_read *r)
@@ -344,7 +347,7 @@ static void begin_run(struct io *io)
     io->look.nhit = 0;
     memset(io->look.hit, 0, sizeof(io->look.hit));
     io->look.done = look_done;
-    io->waited = false;
+    io->waited = io->sync; /* waits for no fill */
 }
 
 static void zero_run(struct io *io)
@@ -376,7 +379,7 @@ static void go_on(struct io *io)
         return;
     }
     if (!io->in_lane) {
-        run_or_queue(io, again_job);
+        vd__run_or_queue(io, again_job);
         return;
     }
     if (!io->missed)
@@ -394,7 +397,7 @@ static void start(struct io *io)
     io->hit_bytes = 0;
     if (plain && !atomic_load_explicit(&io->view->live->cache, memory_order_acquire)) {
         if (!io->in_lane) {
-            run_or_queue(io, again_job);
+            vd__run_or_queue(io, again_job);
             return;
         }
         count(d, C_BYPASSED, 1);
@@ -410,50 +413,68 @@ static void start(struct io *io)
     io->len = (size_t)vd_min((uint64_t)io->len, size - io->off);
     int r = vd__runs_find(io, io->in_lane);
     if (r == -EAGAIN)
-        run_or_queue(io, again_job);
+        vd__run_or_queue(io, again_job);
     else if (r < 0)
         finish_and_end(io, r == -EUCLEAN ? -EIO : r);
     else
         go_on(io);
 }
 
-static void start_job(struct vd_job *job)
+static struct io *io_of(struct vd_disk *d, uint64_t off, size_t len)
 {
-    struct io *io = vd_container_of(job, struct io, job);
-    struct vd_disk *d = io->d;
-    io->in_lane = true;
-    char why[VD_META_WHY] = "";
-    if (atomic_load(&d->state) == VD_OWNER_NONE) {
-        int r = vd__disk_follow(d, why);
-        if (r < 0) {
-            vd_log_error("%s: cannot be read: %s", d->path, why[0] ? why : strerror(-r));
-            finish_and_end(io, -EIO);
-            return;
-        }
+    struct io *io = vd__disk_io_get(d->ds, (uint32_t)vd_blocks_touched(off, len));
+    if (!io)
+        return NULL;
+    io->d = d;
+    io->off = off;
+    io->len = len;
+    io->in_lane = io->sync = io->changed = false;
+    io->ticket = NO_TICKET;
+    return io;
+}
+
+void vd__disk_read(struct vd_disk *d, uint64_t off, size_t len, bool changed, unsigned ticket,
+                   vd_disk_done done, void *user)
+{
+    struct io *io = io_of(d, off, len);
+    if (!io) {
+        vd__disk_answer(d, ticket, done, user, -ENOMEM, NULL);
+        return;
     }
+    io->changed = changed;
+    io->ticket = ticket;
+    io->done = done;
+    io->user = user;
     io->view = vd__view_get(d, &io->shard);
     start(io);
 }
 
-void vd__disk_read(struct vd_disk *d, uint64_t off, size_t len, vd_disk_done done, void *user)
+/* ---- for filters: on this thread ---- */
+
+struct now {
+    void *buf;
+    ssize_t result;
+};
+
+static void now_done(void *user, ssize_t result, const void *data)
 {
-    struct io *io = vd__disk_io_get(d->ds, (uint32_t)vd_blocks_touched(off, len));
-    if (!io) {
-        done(user, -ENOMEM, NULL);
-        return;
-    }
-    io->d = d;
-    io->off = off;
-    io->len = len;
-    io->done = done;
-    io->user = user;
-    io->in_lane = false;
-    io->view = NULL;
-    if (atomic_load_explicit(&d->state, memory_order_acquire) == VD_OWNER_NONE &&
-        !vd_id_is_zero(&d->uuid)) {
-        run_or_queue(io, start_job);
-        return;
-    }
+    struct now *n = user;
+    n->result = result;
+    if (result > 0)
+        memcpy(n->buf, data, (size_t)result);
+}
+
+/* Nothing on the way of a read that is in the lane and waits for no fill goes to another thread. */
+ssize_t vd__disk_read_now(struct vd_disk *d, uint64_t off, void *buf, size_t len)
+{
+    struct now n = {.buf = buf, .result = -EIO};
+    struct io *io = len ? io_of(d, off, len) : NULL;
+    if (!io)
+        return len ? -ENOMEM : 0;
+    io->in_lane = io->sync = true;
+    io->done = now_done;
+    io->user = &n;
     io->view = vd__view_get(d, &io->shard);
     start(io);
+    return n.result;
 }

@@ -24,8 +24,7 @@
 
 #define REFUSED_LOG_EVERY_MS 1000
 
-/* Owns the disk for a change; -EBUSY is logged, at most once a second a disk. */
-static int own_for_change(struct vd_disk *d)
+int vd__own_for_change(struct vd_disk *d)
 {
     if (atomic_load(&d->state) == VD_OWNER_EXCLUSIVE)
         return 0;
@@ -159,26 +158,41 @@ static ssize_t write_now(struct vd_disk *d, uint64_t off, const void *data, size
     return n;
 }
 
-static int change_now(struct vd_disk *d, const struct io *io)
+static int change_now(struct vd_disk *d, enum io_kind kind, int arg, uint64_t off, uint64_t len)
 {
     unsigned shard;
     struct view *v = vd__view_get(d, &shard);
-    enum vd_zero_mode mode = (enum vd_zero_mode)io->arg;
+    enum vd_zero_mode mode = (enum vd_zero_mode)arg;
     int r;
-    if (io->kind == IO_ZERO)
-        r = v->live->lm ? vd__cow_zero(d, v, mode, io->off, io->len)
-                        : plain_zero(d, v->live, mode, io->off, io->len);
+    if (kind == IO_ZERO)
+        r = v->live->lm ? vd__cow_zero(d, v, mode, off, len)
+                        : plain_zero(d, v->live, mode, off, len);
     else
-        r = v->live->lm ? vd__cow_truncate(d, v, io->off) : plain_truncate(d, v->live, io->off);
+        r = v->live->lm ? vd__cow_truncate(d, v, off) : plain_truncate(d, v->live, off);
     vd__view_put(v, shard);
     return r;
 }
 
-static void answer(struct vd_disk *d, vd_disk_done done, void *user, ssize_t result)
+static void answer(struct vd_disk *d, unsigned ticket, vd_disk_done done, void *user,
+                   ssize_t result)
 {
     if (result < 0)
         count(d, C_ERRORS, 1);
-    done(user, result, NULL);
+    vd__disk_answer(d, ticket, done, user, result, NULL);
+}
+
+/*
+ * Owned, and by the filters that stand above: where the disk was another mount's meanwhile they may be others, whom
+ * this change has not met. That is noticed before a change comes here (gate.c), but for the moment between.
+ */
+static int own_as_filtered(struct vd_disk *d)
+{
+    int r = vd__own_for_change(d);
+    if (r < 0 || !atomic_load(&d->filters_stale))
+        return r;
+    vd_log_error("%s: a change is failed: the disk's filters were changed by another mount just now",
+                 d->path);
+    return -EIO;
 }
 
 /* The result of IO; or -EINPROGRESS: the gate is shut, IO will be queued again. */
@@ -189,14 +203,15 @@ static ssize_t run_change(struct io *io)
         return vd__disk_flush_now(d, io->arg);
     if (io->kind == IO_SEEK)
         return vd__disk_seek_now(d, io->off, io->arg);
-    int r = own_for_change(d);
+    int r = own_as_filtered(d);
     unsigned shard;
     if (r < 0)
         return r;
-    if (!vd__change_enter(d, io, &shard))
+    if (!vd__pause_enter(&d->changes, &io->job, &shard))
         return -EINPROGRESS;
-    ssize_t n = io->kind == IO_WRITE ? write_now(d, io->off, io->data, io->len) : change_now(d, io);
-    vd__change_leave(d, shard);
+    ssize_t n = io->kind == IO_WRITE ? write_now(d, io->off, io->data, io->len)
+                                     : change_now(d, io->kind, io->arg, io->off, io->len);
+    vd__pause_leave(&d->changes, shard);
     return n;
 }
 
@@ -209,19 +224,21 @@ static void change_job(struct vd_job *job)
         return;
     vd_disk_done done = io->done;
     void *user = io->user;
+    unsigned ticket = io->ticket;
     vd__disk_io_put(d->ds, io);
-    answer(d, done, user, result);
+    answer(d, ticket, done, user, result);
 }
 
 /* Puts a change off to the lane; DATA (of a write) is copied. */
 static void put_off(struct vd_disk *d, enum io_kind kind, int arg, uint64_t off, uint64_t len,
-                    const void *data, vd_disk_done done, void *user)
+                    const void *data, unsigned ticket, vd_disk_done done, void *user)
 {
     struct io *io = vd__disk_io_get(d->ds, data ? (uint32_t)vd_blocks_touched(0, len) : 1);
     if (!io) {
-        answer(d, done, user, -ENOMEM);
+        answer(d, ticket, done, user, -ENOMEM);
         return;
     }
+    io->ticket = ticket;
     io->job.run = change_job;
     io->job.slow = kind != IO_WRITE || atomic_load(&d->state) != VD_OWNER_EXCLUSIVE;
     io->d = d;
@@ -237,14 +254,14 @@ static void put_off(struct vd_disk *d, enum io_kind kind, int arg, uint64_t off,
 }
 
 void vd__disk_change(struct vd_disk *d, enum io_kind kind, int arg, uint64_t off, uint64_t len,
-                     vd_disk_done done, void *user)
+                     unsigned ticket, vd_disk_done done, void *user)
 {
     if (kind == IO_FLUSH)
         count(d, C_FLUSHES, 1);
-    put_off(d, kind, arg, off, len, NULL, done, user);
+    put_off(d, kind, arg, off, len, NULL, ticket, done, user);
 }
 
-void vd__disk_write(struct vd_disk *d, uint64_t off, const void *data, size_t len,
+void vd__disk_write(struct vd_disk *d, uint64_t off, const void *data, size_t len, unsigned ticket,
                     vd_disk_done done, void *user)
 {
     count(d, C_WRITES, 1);
@@ -252,16 +269,50 @@ void vd__disk_write(struct vd_disk *d, uint64_t off, const void *data, size_t le
     uint64_t began;
     unsigned shard;
     if (atomic_load(&d->state) != VD_OWNER_EXCLUSIVE || !vd_lane_enter(d->lane, &began)) {
-        put_off(d, IO_WRITE, 0, off, len, data, done, user);
+        put_off(d, IO_WRITE, 0, off, len, data, ticket, done, user);
         return;
     }
     struct vd_lane *lane = d->lane;
-    if (vd__change_enter(d, NULL, &shard)) {
+    if (vd__pause_enter(&d->changes, NULL, &shard)) {
         ssize_t n = write_now(d, off, data, len);
-        vd__change_leave(d, shard);
-        answer(d, done, user, n);
+        vd__pause_leave(&d->changes, shard);
+        answer(d, ticket, done, user, n);
     } else {
-        put_off(d, IO_WRITE, 0, off, len, data, done, user);
+        put_off(d, IO_WRITE, 0, off, len, data, ticket, done, user);
     }
     vd_lane_leave(lane, began); /* last: it may run other requests */
+}
+
+/* ---- for filters: on this thread ---- */
+
+ssize_t vd__disk_write_now(struct vd_disk *d, uint64_t off, const void *data, size_t len)
+{
+    count(d, C_WRITES, 1);
+    count(d, C_WRITE_BYTES, len);
+    ssize_t n = own_as_filtered(d);
+    if (n == 0) {
+        unsigned shard = vd__pause_wait(&d->changes);
+        n = write_now(d, off, data, len);
+        vd__pause_leave(&d->changes, shard);
+    }
+    if (n < 0)
+        count(d, C_ERRORS, 1);
+    return n;
+}
+
+int vd__disk_change_now(struct vd_disk *d, enum io_kind kind, int arg, uint64_t off, uint64_t len)
+{
+    if (kind == IO_FLUSH) {
+        count(d, C_FLUSHES, 1);
+        return vd__disk_flush_now(d, arg);
+    }
+    int r = own_as_filtered(d);
+    if (r == 0) {
+        unsigned shard = vd__pause_wait(&d->changes);
+        r = change_now(d, kind, arg, off, len);
+        vd__pause_leave(&d->changes, shard);
+    }
+    if (r < 0)
+        count(d, C_ERRORS, 1);
+    return r;
 }

@@ -51,7 +51,7 @@ void vd__handle_free(struct vd_fs *fs, struct vd_handle *h)
     else if (h->node->type == S_IFREG)
         node_close(h->node, h);
     if (h->disk)
-        vd_disk_release(h->disk);
+        vd_disk_client_close(h->disk, h->writable);
     if (h->fd >= 0)
         close(h->fd);
     pthread_mutex_destroy(&h->dir_mu);
@@ -83,9 +83,16 @@ static int open_disk(struct vd_fs *fs, struct vd_handle *h)
     struct vd_disk *disk;
 
     vd__path_hint(fs, node->fd, path);
+    char why[VD_META_WHY];
     int r = vd_disk_open(fs->cfg.disks, node->fd, path, h->writable, &disk);
     if (r < 0)
         return r;
+    r = vd_disk_client_open(disk, h->writable, why);
+    if (r < 0) {
+        vd_log_error("%s: cannot be opened: %s", path, *why ? why : strerror(-r));
+        vd_disk_release(disk);
+        return r;
+    }
     pthread_mutex_lock(&node->mu);
     node->disk = h->disk = disk;
     node->ndisk++;

@@ -11,18 +11,7 @@
 #include "vd_fs.h"
 #include "vd_log.h"
 
-/* The disk that a request names, by "path" and by "dev" and "ino". */
-struct target {
-    struct vd_beneath at;
-    dev_t dev;
-    ino_t ino;
-};
-#define TARGET_INIT                                                                                \
-    {                                                                                              \
-        .at = VD_BENEATH_INIT                                                                      \
-    }
-
-static void target_close(struct target *t)
+static void target_close(struct vd__target *t)
 {
     vd_beneath_close(&t->at);
 }
@@ -47,7 +36,7 @@ static int fail_path(const struct vd_request *q, const char *what, int r)
     }
 }
 
-static int arg_target(const struct vd_request *q, struct target *t)
+int vd__request_target(const struct vd_request *q, struct vd__target *t)
 {
     const char *path;
     int r = vd__request_inode(q, &t->dev, &t->ino);
@@ -59,8 +48,7 @@ static int arg_target(const struct vd_request *q, struct target *t)
     return r < 0 ? fail_path(q, "its path", r) : 0;
 }
 
-/* Ends a command on T: R and WHY are the disk layer's. */
-static int finish(const struct vd_request *q, struct target *t, int r, const char *why)
+int vd__request_finish(const struct vd_request *q, struct vd__target *t, int r, const char *why)
 {
     /* Also where it failed: what was done before may be seen. */
     vd_fs_changed(q->d->fs, t->dev, t->ino);
@@ -75,17 +63,17 @@ typedef int named_change(struct vd_disks *ds, int path_fd, const char *path, con
 
 static int change_named(const struct vd_request *q, named_change *change)
 {
-    struct target t = TARGET_INIT;
+    struct vd__target t = VD__TARGET_INIT;
     char why[VD_META_WHY] = "";
     const char *name;
 
     int r = vd__request_text(q, "name", &name);
     if (r == 0)
-        r = arg_target(q, &t);
+        r = vd__request_target(q, &t);
     if (r < 0)
         return r;
     r = change(q->d->disks, t.at.fd, t.at.path, name, why);
-    return finish(q, &t, r, why);
+    return vd__request_finish(q, &t, r, why);
 }
 
 int vd__do_snapshot(const struct vd_request *q, json_t **ret_ok)
@@ -107,7 +95,7 @@ int vd__do_snapshot_rm(const struct vd_request *q, json_t **ret_ok)
 
 int vd__do_clone(const struct vd_request *q, json_t **ret_ok)
 {
-    struct target t = TARGET_INIT;
+    struct vd__target t = VD__TARGET_INIT;
     struct vd_beneath child = VD_BENEATH_INIT;
     char why[VD_META_WHY] = "";
     const char *child_path, *snapshot = NULL;
@@ -116,7 +104,7 @@ int vd__do_clone(const struct vd_request *q, json_t **ret_ok)
     if (r == 0 && json_object_get(q->args, "snapshot"))
         r = vd__request_text(q, "snapshot", &snapshot);
     if (r == 0)
-        r = arg_target(q, &t);
+        r = vd__request_target(q, &t);
     if (r < 0)
         return r;
     r = vd_beneath_dir(q->d->source_fd, child_path, &child);
@@ -127,12 +115,12 @@ int vd__do_clone(const struct vd_request *q, json_t **ret_ok)
     r = vd_disks_clone(q->d->disks, t.at.fd, t.at.path, snapshot, child.dir_fd, child.name,
                        child.path, why);
     vd_beneath_close(&child);
-    return finish(q, &t, r, why);
+    return vd__request_finish(q, &t, r, why);
 }
 
 int vd__do_resize(const struct vd_request *q, json_t **ret_ok)
 {
-    struct target t = TARGET_INIT;
+    struct vd__target t = VD__TARGET_INIT;
     char why[VD_META_WHY] = "";
     uint64_t size_bytes;
     bool shrink;
@@ -141,35 +129,35 @@ int vd__do_resize(const struct vd_request *q, json_t **ret_ok)
     if (r == 0)
         r = vd__request_flag(q, "shrink", &shrink);
     if (r == 0)
-        r = arg_target(q, &t);
+        r = vd__request_target(q, &t);
     if (r < 0)
         return r;
     r = vd_disks_resize(q->d->disks, t.at.fd, t.at.path, size_bytes, shrink, why);
-    return finish(q, &t, r, why);
+    return vd__request_finish(q, &t, r, why);
 }
 
 int vd__do_rm(const struct vd_request *q, json_t **ret_ok)
 {
-    struct target t = TARGET_INIT;
+    struct vd__target t = VD__TARGET_INIT;
     char why[VD_META_WHY] = "";
 
-    int r = arg_target(q, &t);
+    int r = vd__request_target(q, &t);
     if (r < 0)
         return r;
     r = vd_disks_remove(q->d->disks, t.at.fd, t.at.path, t.at.dir_fd, t.at.name, why);
-    return finish(q, &t, r, why);
+    return vd__request_finish(q, &t, r, why);
 }
 
 int vd__do_adopt(const struct vd_request *q, json_t **ret_ok)
 {
-    struct target t = TARGET_INIT;
+    struct vd__target t = VD__TARGET_INIT;
     char why[VD_META_WHY] = "";
 
-    int r = arg_target(q, &t);
+    int r = vd__request_target(q, &t);
     if (r < 0)
         return r;
     r = vd_disks_adopt(q->d->disks, t.at.fd, t.at.path, why);
-    return finish(q, &t, r, why);
+    return vd__request_finish(q, &t, r, why);
 }
 
 int vd__do_sweep(const struct vd_request *q, json_t **ret_ok)
@@ -187,7 +175,7 @@ int vd__do_sweep(const struct vd_request *q, json_t **ret_ok)
 struct flatten {
     struct vd_jobs_work work;
     struct vd_daemon *d;
-    struct target t;
+    struct vd__target t;
 };
 
 static int flatten_run(struct vd_jobs_work *w, struct vd_jobs_running *j, char why[VD_META_WHY])
@@ -234,8 +222,8 @@ int vd__do_flatten(const struct vd_request *q, json_t **ret_ok)
         return -ENOMEM;
     f->work = (struct vd_jobs_work){.what = "flatten", .run = flatten_run, .free = flatten_free};
     f->d = q->d;
-    f->t = (struct target)TARGET_INIT;
-    int r = arg_target(q, &f->t);
+    f->t = (struct vd__target)VD__TARGET_INIT;
+    int r = vd__request_target(q, &f->t);
     if (r == 0) {
         f->work.dev = f->t.dev;
         f->work.ino = f->t.ino;

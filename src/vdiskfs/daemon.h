@@ -39,6 +39,8 @@ struct vd_daemon {
     char cache_dir[PATH_MAX];    /* absolute; "" without a cache */
     uint64_t cache_size_bytes;   /* as opened */
     struct vd_cache *cache;      /* NULL: none */
+    char filter_dir[PATH_MAX];   /* absolute; "": the default */
+    struct vd_filters *filters;
     struct vd_lanes *lanes;
     struct vd_coordinator *coordinator;
     struct vd_disks *disks;

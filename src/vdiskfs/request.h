@@ -6,6 +6,7 @@
 
 #include <jansson.h>
 
+#include "beneath.h"
 #include "daemon.h"
 
 struct vd_request {
@@ -46,5 +47,22 @@ vd_command vd__do_cached_map, vd__do_block_verify, vd__do_cache_stats, vd__do_ca
 /* control_layers.c */
 vd_command vd__do_snapshot, vd__do_revert, vd__do_snapshot_rm, vd__do_clone, vd__do_flatten,
     vd__do_resize, vd__do_rm, vd__do_adopt, vd__do_sweep, vd__do_job, vd__do_job_cancel;
+/* control_filters.c */
+vd_command vd__do_filter_attach, vd__do_filter_detach, vd__do_filters;
+
+/* The disk that a request names, by "path" and by "dev" and "ino", its path followed below the source. */
+struct vd__target {
+    struct vd_beneath at;
+    dev_t dev;
+    ino_t ino;
+};
+#define VD__TARGET_INIT                                                                            \
+    {                                                                                              \
+        .at = VD_BENEATH_INIT                                                                      \
+    }
+/* 0, or -errno with a sentence. */
+int vd__request_target(const struct vd_request *q, struct vd__target *ret_t);
+/* Ends a command on T: R and WHY are the disk layer's; the FUSE side is told. */
+int vd__request_finish(const struct vd_request *q, struct vd__target *t, int r, const char *why);
 
 #endif

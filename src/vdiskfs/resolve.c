@@ -100,7 +100,8 @@ int vd_daemon_resolve(struct vd_daemon *d)
 
     if (real_folder("source", d->opt.source, d->source) < 0 ||
         real_folder("mount point", d->opt.mountpoint, d->mountpoint) < 0 || check_overlap(d) < 0 ||
-        find_cache_dir(d) < 0 || (d->opt.meta && absolute(d->opt.meta, d->meta_dir) < 0))
+        find_cache_dir(d) < 0 || (d->opt.meta && absolute(d->opt.meta, d->meta_dir) < 0) ||
+        (d->opt.filter_dir && absolute(d->opt.filter_dir, d->filter_dir) < 0))
         return -1;
     d->source_fd = open(d->source, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (d->source_fd < 0 || fstat(d->source_fd, &st) < 0) {

@@ -188,6 +188,8 @@ static int open_disks(struct vd_daemon *d)
     int r = vd_lanes_new(threads / 2, &d->lanes);
     if (r == 0)
         r = vd_coordinator_local(&d->self, &d->coordinator);
+    if (r == 0)
+        r = vd_filters_open(*d->filter_dir ? d->filter_dir : NULL, &d->filters);
     if (r == 0) {
         struct vd_disks_config config = {
             .meta = d->store,
@@ -196,6 +198,7 @@ static int open_disks(struct vd_daemon *d)
             .coordinator = d->coordinator,
             .self = d->self,
             .lanes = d->lanes,
+            .filters = d->filters,
             .own_at_open = d->opt.own_at_open,
             .read_only = d->opt.read_only,
             .backing_direct = d->opt.backing_direct == VD_DIRECT_YES ||
@@ -260,6 +263,7 @@ void vd_daemon_close(struct vd_daemon *d)
     vd_jobs_free(vd_steal_ptr(d->jobs));
     vd_fs_free(vd_steal_ptr(d->fs));
     vd_disks_free(vd_steal_ptr(d->disks));
+    vd_filters_close(vd_steal_ptr(d->filters));
     vd_coordinator_close(vd_steal_ptr(d->coordinator));
     vd_lanes_free(vd_steal_ptr(d->lanes));
     vd_cache_close(vd_steal_ptr(d->cache));

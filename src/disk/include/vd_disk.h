@@ -16,6 +16,7 @@
 #include "vd_backing.h"
 #include "vd_base.h"
 #include "vd_cache.h"
+#include "vd_filter.h"
 #include "vd_id.h"
 #include "vd_meta.h"
 #include "vd_owner.h"
@@ -34,6 +35,7 @@ struct vd_disks_config {
     struct vd_coordinator *coordinator;
     struct vd_owner_self self;
     struct vd_lanes *lanes;
+    struct vd_filters *filters; /* NULL: disks are served without */
     bool own_at_open; /* --own=open */
     bool read_only;   /* --read-only: nothing is ever owned exclusively */
     bool backing_direct;
@@ -63,6 +65,11 @@ bool vd_disks_is_disk(struct vd_disks *ds, int path_fd, const struct stat *st);
 int vd_disk_open(struct vd_disks *ds, int path_fd, const char *path, bool write,
                  struct vd_disk **ret_disk) VD_WARN_UNUSED;
 
+/* A client opens the disk, after vd_disk_open, or closes it, in place of vd_disk_release: its filters are told. open: 0; -errno
+ * with RET_WHY of a filter that refuses; -EIO: a required filter is missing or quarantined. It blocks, close does not. */
+int vd_disk_client_open(struct vd_disk *d, bool write, char ret_why[VD_META_WHY]) VD_WARN_UNUSED;
+void vd_disk_client_close(struct vd_disk *d, bool write);
+
 /* Runs JOB on a thread that may wait: for vd_disk_open, where a worker must not. Jobs must have ended before
  * vd_disks_free. */
 void vd_disks_run(struct vd_disks *ds, struct vd_job *job);
@@ -80,7 +87,7 @@ void vd_disks_gone(struct vd_disks *ds, int path_fd);
  * and a count or -errno; for reads DATA holds the bytes, valid during DONE only. DONE must not
  * block for long. Write data are borrowed until the call returns. Requests of one disk are not
  * ordered among each other, but a request submitted after DONE of another sees its effect.
- *   errors: of the backing; -EBUSY: a change of a disk that another mount owns (logged, naming host
+ *   errors: of the backing, or of a filter (-EIO where a required one is missing or quarantined); -EBUSY: a change of a disk that another mount owns (logged, naming host
  *   and pid); -EROFS; -EUCLEAN: the disk is refused; -EFBIG past 2^62.
  */
 typedef void (*vd_disk_done)(void *user, ssize_t result, const void *data);
@@ -220,6 +227,22 @@ struct vd_disk_extent {
 int vd_disk_each_extent(struct vd_disk *d, uint64_t off_bytes, uint64_t len_bytes,
                         int (*fn)(void *user, const struct vd_disk_extent *e),
                         void *user) VD_WARN_UNUSED;
+
+/* ---- filters ---- */
+
+/*
+ * Attaches the filter NAME with CONFIG (KEY=VALUE, one a line, each ended by a newline), for good; clients go on, and wait for a moment. Owns
+ * the disk. RET_WHY as of layers. -ENOENT: no such filter; -EINVAL: a wrong configuration; -EEXIST; -EBUSY: another mount owns the
+ * disk; -ETIMEDOUT: a request does not end; -errno of the filter, which refused the disk. Blocks.
+ */
+int vd_disks_filter_attach(struct vd_disks *ds, int path_fd, const char *path, const char *name,
+                           const char *config, char ret_why[VD_META_WHY]) VD_WARN_UNUSED;
+/* Detaches it, and removes its private metadata. -ENOENT: the disk has none of that name. */
+int vd_disks_filter_detach(struct vd_disks *ds, int path_fd, const char *path, const char *name,
+                           char ret_why[VD_META_WHY]) VD_WARN_UNUSED;
+/* The filters of an attached disk, from the top. STATUS: each is asked for it. Blocks. */
+int vd_disk_each_filter(struct vd_disk *d, bool status,
+                        int (*fn)(void *user, const struct vd_filter_report *r), void *user);
 
 /* Another mount asks us to give up the disk UUID: a shared holder does, at once (0, also if we hold
  * nothing); an exclusive one refuses: -EBUSY, RET_WHY names host and pid. */

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * A filter that does what a test says: each callback calls the function whose address is in its configuration. The test is in the
+ * same process, so that is all it takes.
+ */
+#ifndef HOOK_H
+#define HOOK_H
+
+#include <vdiskfs/filter.h>
+
+enum hook_call {
+    HOOK_ATTACH,
+    HOOK_START,
+    HOOK_DETACH,
+    HOOK_OPEN,
+    HOOK_CLOSE,
+    HOOK_SUBMIT,
+    HOOK_DONE,
+    HOOK_EVENT,
+};
+
+struct hook_args {
+    enum hook_call call;
+    const char *name; /* of the filter */
+    struct vd_filter_disk *disk;
+    const struct vd_filter_disk_info *info; /* ATTACH */
+    struct vd_filter_request *rq;           /* SUBMIT, DONE */
+    const struct vd_filter_event *event;    /* EVENT */
+    bool writable;                          /* OPEN, CLOSE */
+};
+typedef int hook_fn(const struct hook_args *a);
+
+#endif
