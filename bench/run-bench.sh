@@ -10,11 +10,12 @@
 #   seq     cached 1 MiB sequential reads against both of the first
 #   write   4 KiB random writes to a plain disk against qemu-storage-daemon
 #   clones  disks with layers: a program of its own, clones.sh, which see
+#   filters what filters cost: likewise, filters.sh
 # VD_BENCH_ROUNDS (5) and VD_BENCH_SECONDS (2) say how long; VD_BENCH_MIB (256) how large the image is.
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VD_BUILD=${VD_BUILD:-$top/build}
-if [ "${1:-}" = clones ]; then
-    exec env VD_BUILD="$VD_BUILD" "$top/bench/clones.sh" "${@:2}"
+if [ "${1:-}" = clones ] || [ "${1:-}" = filters ]; then
+    exec env VD_BUILD="$VD_BUILD" "$top/bench/$1.sh" "${@:2}"
 fi
 . "$top/test/lib/common.sh"
 . "$top/test/lib/mount.sh"
@@ -29,6 +30,7 @@ chosen=
 usage() {
     echo "usage: run bench [floor|qsd|nbd|seq|write] [--json]" >&2
     echo "       run bench clones [PART...] [--json]" >&2
+    echo "       run bench filters [--json]" >&2
     exit 2
 }
 for arg in "$@"; do

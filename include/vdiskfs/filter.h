@@ -34,11 +34,16 @@
  *   threads that the filter made itself: may wait. They are the filter's to end before `detach` returns.
  * A callback that may not wait must not block otherwise, either: it runs on a worker that serves other disks.
  *
+ * Callbacks of one attachment may overlap each other in any way but these: nothing comes before attach has returned, start comes
+ * once, and nothing overlaps or follows detach.
+ *
  * Faults. A fault in a filter's own code on its own stack (NULL, a stack that overflows, a division by zero, an
  * illegal instruction) fails that request with EIO and takes the filter out of that disk: *quarantined*. The disk
  * goes on without an optional filter, and refuses I/O without a required one. This is best effort: a filter is
  * trusted code in the daemon's process. A fault in libc, in a service, or on a thread of the filter's kills the daemon;
  * what a quarantined filter held (locks, memory) stays held, and its `detach` is not called.
+ *
+ * Operations are those of enum vd_filter_op; a new one would be another version of the ABI.
  *
  * Versions. A filter says for which VD_FILTER_ABI it was built; one of another version is refused. Within a version
  * structs only grow at their ends: look at `size` before you use a member that a later header added.
@@ -188,7 +193,7 @@ struct vd_filter_disk_info {
     bool read_only;      /* this mount never writes it */
     bool
         fresh; /* it was attached by a user just now; not: found in the metadata when the disk was opened */
-    uint64_t epoch; /* how often exclusive ownership has moved; see vd_filter_epoch */
+    uint64_t epoch;                       /* see vd_filter_epoch */
     const struct vd_filter_value *values; /* the configuration; valid until attach returns */
 };
 
@@ -318,9 +323,9 @@ static inline uint64_t vd_filter_disk_size(struct vd_filter_disk *disk)
     return disk->host->disk_size(disk);
 }
 
-/* How often exclusive ownership of the disk has moved, as this mount knows. It grows by one before the
- * first write of each owner: who remembers it at its own clean end and finds it the same at the next attach knows
- * that nobody wrote in between. Does not wait. */
+/* Stands for what the disk holds: another number whenever a mount becomes its exclusive owner (before its first write), and whenever its
+ * live layer is another (snapshot, revert). So who remembers it at its own clean end, and finds the same at the next attach, knows that
+ * nobody wrote in between. Only equality means something. Does not wait. */
 static inline uint64_t vd_filter_epoch(struct vd_filter_disk *disk)
 {
     return disk->host->epoch(disk);
@@ -389,7 +394,8 @@ static inline int vd_filter_defer(struct vd_filter_disk *disk, struct vd_filter_
     return disk->host->defer(disk, rq, ret_token);
 }
 
-/* The same, and the host passes it on after NS nanoseconds, or when the disk drains. */
+/* The same, and the host passes it on after NS nanoseconds (any number; a very large one is for ever), or when the disk
+ * drains. Requests that are due at one time go on in the order in which they were deferred. */
 static inline int vd_filter_defer_for(struct vd_filter_disk *disk, struct vd_filter_request *rq,
                                       uint64_t ns)
 {

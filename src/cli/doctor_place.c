@@ -43,6 +43,30 @@ static void look_at_cache_state(struct doctor *doc, const char *sock, const char
     json_decref(ok);
 }
 
+/* Filters that do not do what they were attached for. */
+static void look_at_filters(struct doctor *doc, const char *sock)
+{
+    json_t *ok = NULL, *disk, *f;
+    size_t i, k;
+    if (vd_ctl_call(sock, "disks", NULL, PING_TIMEOUT_MS, &ok, NULL, 0) < 0)
+        return;
+    json_array_foreach(json_object_get(ok, "disks"), i, disk)
+    {
+        json_array_foreach(json_object_get(disk, "filters"), k, f)
+        {
+            bool required = json_is_true(json_object_get(f, "required"));
+            if (strcmp(text_of(f, "state"), "active") == 0)
+                continue;
+            doctor_say(doc, required ? DOCTOR_ERROR : DOCTOR_WARNING,
+                       "mend its cause and open the disk anew, or vdisk filter detach it",
+                       "filter %s of %s is %s (%s): the disk %s", text_of(f, "name"),
+                       text_of(disk, "path"), text_of(f, "state"), text_of(f, "why"),
+                       required ? "refuses I/O" : "goes on without it");
+        }
+    }
+    json_decref(ok);
+}
+
 /* A mount whose daemon is gone answers statfs(2) with ENOTCONN at once; one whose daemon is stuck
  * would not answer, so only mounts without a living daemon are touched. */
 static void look_at_orphans(struct doctor *doc, json_t *daemons)
@@ -81,6 +105,7 @@ void doctor_mounts(struct doctor *doc, json_t *daemons)
             doctor_say(doc, DOCTOR_OK, NULL, "%s is mounted on %s (pid %lld)",
                        text_of(info, "source"), mount, pid);
             look_at_cache_state(doc, sock, mount);
+            look_at_filters(doc, sock);
         }
         json_decref(ok);
     }

@@ -60,6 +60,8 @@ int vd_filtered_each(struct vd_filtered *f, bool status,
                      int (*fn)(void *user, const struct vd_filter_report *r), void *user)
 {
     unsigned ticket;
+    if (!vd_filtered_chain(f))
+        return 0;
     vd_cleanup_free char *text = calloc(1, STATUS_BYTES);
     if (!text)
         return -ENOMEM;

@@ -15,6 +15,11 @@ static const char *owner_state_name(enum vd_owner_state state)
     return (unsigned)state < VD_ARRAY_SIZE(names) ? names[state] : "none";
 }
 
+static int add_filter(void *user, const struct vd_filter_report *f)
+{
+    return json_array_append_new(user, vd__answer_filter(f)) < 0 ? -ENOMEM : 0;
+}
+
 static json_t *encode_disk(struct vd_disk *disk)
 {
     struct vd_disk_info info;
@@ -37,6 +42,9 @@ static json_t *encode_disk(struct vd_disk *disk)
     json_object_update_new(o, json_pack("{s:b, s:I, s:o, s:o}", "layered", (int)info.layered,
                                         "nlayers", (json_int_t)info.nlayers, "parent",
                                         vd__answer_id(&info.parent), "merge", merge));
+    json_t *filters = json_array();
+    (void)!vd_disk_each_filter(disk, false, add_filter, filters);
+    json_object_set_new(o, "filters", filters);
     return o;
 }
 

@@ -34,7 +34,7 @@ int vd__do_filter_detach(const struct vd_request *q, json_t **ret_ok)
     return vd__request_finish(q, &t, r, why);
 }
 
-static json_t *encode(const struct vd_filter_report *f)
+json_t *vd__answer_filter(const struct vd_filter_report *f)
 {
     static const char *const states[] = {
         [VD_FILTER_ACTIVE] = "active",
@@ -55,7 +55,7 @@ static json_t *encode(const struct vd_filter_report *f)
 
 static int add(void *user, const struct vd_filter_report *f)
 {
-    return json_array_append_new(user, encode(f)) < 0 ? -ENOMEM : 0;
+    return json_array_append_new(user, vd__answer_filter(f)) < 0 ? -ENOMEM : 0;
 }
 
 /* Of an attached disk, from the top. */

@@ -35,6 +35,7 @@ VD_DEFINE_CLEANUP(struct vd_disk, vd_disk_put)
 /* Parts of answers: new references. */
 json_t *vd__answer_id(const struct vd_id *id); /* null where it is zero */
 json_t *vd__answer_stats(const struct vd_disk_stats *s);
+json_t *vd__answer_filter(const struct vd_filter_report *f);
 
 /* Commands: 0 and a new reference in RET_OK (left alone: {}), or -errno and a sentence. */
 typedef int vd_command(const struct vd_request *q, json_t **ret_ok);
