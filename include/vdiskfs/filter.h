@@ -236,7 +236,8 @@ struct vd_filter_ops {
     /* No request is under way, and none will come. Ends threads, frees SELF. */
     void (*detach)(void *self);
 
-    /* A client opens the disk, or closes it. -errno refuses the open. May be NULL. */
+    /* A client opens the disk, or closes it. -errno refuses the open. A close may be of an open from before the attach. May be
+     * NULL. */
     int (*open)(void *self, bool writable);
     void (*close)(void *self, bool writable);
 

@@ -416,6 +416,8 @@ struct io *vd__request_keep(struct vd_disk *d, const struct request *q);
 int vd__filters_attach(struct vd_disk *d);
 /* At the detach, with d->lane open. */
 void vd__filters_detach(struct vd_disk *d);
+/* The mount ends: what filters hold is let go, and nothing is held any more. */
+void vd__filters_drain(struct vd_disk *d);
 /* The records in session M: are they those of the chain? Else the chain is stale. */
 int vd__filters_look(struct vd_disk *d, struct vd_meta *m);
 /* Where the chain is stale: another is made. Blocks. 0 or -errno. */

@@ -264,8 +264,7 @@ void vd_disk_put(struct vd_disk *d)
 
 static int drain_one(void *user, struct vd_disk *d)
 {
-    if (d->filtered)
-        vd_filtered_drain(d->filtered, true);
+    vd__filters_drain(d);
     return 0;
 }
 

@@ -135,6 +135,15 @@ static void end(struct vd_disk *d)
     pthread_mutex_unlock(&d->mu);
 }
 
+void vd__filters_drain(struct vd_disk *d)
+{
+    if (!d->filtered)
+        return;
+    begin(d);
+    vd_filtered_drain(d->filtered, true);
+    end(d);
+}
+
 /* Shuts the gate of requests and lets what filters hold go, until none is under way. -ETIMEDOUT: it is open again. */
 static int stop_requests(struct vd_disk *d)
 {

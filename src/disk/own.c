@@ -303,6 +303,8 @@ int vd_disk_own(struct vd_disk *d, char why[VD_META_WHY])
         snprintf(why, VD_META_WHY, "it is read-only here");
         return -EROFS;
     }
+    if (atomic_load(&d->state) == VD_OWNER_EXCLUSIVE) /* until the detach */
+        return 0;
     return vd__disk_acquire(d, VD_OWNER_EXCLUSIVE, why);
 }
 

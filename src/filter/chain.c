@@ -11,6 +11,7 @@
  * required, its disk refuses.
  */
 #include <assert.h>
+#include <sched.h>
 #include <string.h>
 
 #include "filter.h"
@@ -230,6 +231,12 @@ static void detach(struct vd__attachment *a)
         attachment_free(a);
         return;
     }
+    atomic_store(&a->dead, true);
+    pthread_mutex_lock(&a->f->mu);
+    pthread_cond_broadcast(&a->f->changed);
+    pthread_mutex_unlock(&a->f->mu);
+    while (atomic_load(&a->serving))
+        sched_yield();
     pthread_mutex_lock(&a->f->fs->mu);
     vd_list_add_tail(&a->f->fs->left, &a->link);
     pthread_mutex_unlock(&a->f->fs->mu);

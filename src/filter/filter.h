@@ -104,6 +104,8 @@ struct vd__attachment {
     struct vd_chain *_Atomic making; /* the chain that it will be in; NULL: the disk's */
     char why[VD_FILTER_WHY];
     atomic_bool quarantined;
+    atomic_uint serving; /* services on threads of the filter's own */
+    atomic_bool dead;    /* detached, though such threads may go on: no service any more */
     pthread_mutex_t mu;
     struct vd_list
         abandoned; /* lock: mu; requests that were failed while it held them: their memory is still its */

@@ -291,10 +291,11 @@ static int mistake(struct vd__attachment *a, struct vd__io *io, const char *what
 /* What VERDICT means: PASS, COMPLETE, WAIT, -errno; or DEFER: the request is not ours any more. */
 static int judge(struct vd__io *io, struct vd__attachment *a, int verdict)
 {
+    bool resumed = false;
     if (verdict == VD_FILTER_DEFER && io->token) {
-        /* who holds it may have run on before we look: a has been counted by then */
         if (vd__defer_left(io))
             return VD_FILTER_DEFER;
+        resumed = true; /* before its submit had returned */
         io->token = 0;
         verdict = io->verdict;
         io->rq.result = io->verdict_result;
@@ -305,7 +306,7 @@ static int judge(struct vd__io *io, struct vd__attachment *a, int verdict)
     } else if (verdict == VD_FILTER_DEFER) {
         verdict = mistake(a, io, "its submit answered DEFER without vd_filter_defer");
     }
-    if (verdict > VD_FILTER_WAIT || (verdict == VD_FILTER_WAIT && io->may_wait) ||
+    if (verdict > VD_FILTER_WAIT || (verdict == VD_FILTER_WAIT && io->may_wait && !resumed) ||
         verdict == VD_FILTER_DEFER)
         verdict = mistake(a, io, "its submit answered what it must not");
     return verdict;
@@ -322,6 +323,8 @@ static bool obey(struct vd__io *io, struct vd__attachment *a, int verdict)
         io->submitted = false;
         return true;
     }
+    if (verdict == VD_FILTER_WAIT && io->may_wait)
+        return true; /* resumed so: asked again */
     if (verdict == VD_FILTER_WAIT) {
         put_off(io);
     } else if (verdict == VD_FILTER_COMPLETE) {

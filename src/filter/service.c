@@ -39,10 +39,17 @@ static void serve(struct vd_filter_disk *disk, struct service *s, void (*fn)(voi
     s->may_wait = !here || here->may_wait;
     if (here)
         u = vd_upcall_self();
-    if (vd_upcall_in_callback(u))
+    if (vd_upcall_in_callback(u)) {
         vd_upcall_service(u, fn, s);
+        return;
+    }
+    /* A quarantined filter's threads may outlive its disk. */
+    atomic_fetch_add(&s->a->serving, 1);
+    if (atomic_load(&s->a->dead))
+        s->result = -ESHUTDOWN;
     else
         fn(s);
+    atomic_fetch_sub(&s->a->serving, 1);
 }
 
 /* ---- below ---- */
@@ -244,9 +251,9 @@ static void wait_fn(void *arg)
     }
     pthread_mutex_lock(&f->mu);
     int r = 0;
-    while (!atomic_load(&f->draining) && r != ETIMEDOUT)
+    while (!atomic_load(&f->draining) && !atomic_load(&s->a->dead) && r != ETIMEDOUT)
         r = pthread_cond_timedwait(&f->changed, &f->mu, &until);
-    s->result = atomic_load(&f->draining) ? -ECANCELED : 0;
+    s->result = r == ETIMEDOUT ? 0 : -ECANCELED;
     pthread_mutex_unlock(&f->mu);
 }
 

@@ -32,7 +32,16 @@
 #define CELLS (CELLS_A + CELLS_B)
 #define STRIPE 48u
 #define WRITERS 4u
-#define WRITES 250u
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#define WRITES 70u
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define WRITES 70u
+#endif
+#endif
+#ifndef WRITES
+#define WRITES 160u
+#endif
 #define MOMENTS 12u
 #define BYTES ((uint64_t)CELLS * CELL)
 

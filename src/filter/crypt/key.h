@@ -13,7 +13,7 @@
 
 #include "xts.h"
 
-#define KEY_TEXT_MAX 256u  /* of what is read; more is no key */
+#define KEY_TEXT_MAX 256u   /* of what is read; more is no key */
 #define KEY_CHECK_BYTES 40u /* of a check value */
 #define KEY_WHY 400u
 

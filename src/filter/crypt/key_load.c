@@ -34,8 +34,8 @@ int key_from_file(const char *path, uint8_t ret_key[XTS_KEY_BYTES], char why[KEY
         snprintf(why, KEY_WHY, "its key-file %.200s cannot be opened: %s", path, strerror(-r));
         return r;
     }
-    while (len < sizeof(text) && ((n = read(fd, text + len, sizeof(text) - len)) > 0 ||
-                                  (n < 0 && errno == EINTR)))
+    while (len < sizeof(text) &&
+           ((n = read(fd, text + len, sizeof(text) - len)) > 0 || (n < 0 && errno == EINTR)))
         len += n > 0 ? (size_t)n : 0;
     int r = n < 0 ? -errno : 0;
     close(fd);

@@ -30,8 +30,8 @@ struct range {
     bool has_token;         /* lock: mu; a deferred request waits for it */
     int verdict;            /* what that is resumed with */
     uint64_t token;
-    size_t blockers; /* lock: mu; how many before it that it must not be held with */
-    size_t place;    /* lock: mu; among those held */
+    size_t blockers;           /* lock: mu; how many before it that it must not be held with */
+    size_t place;              /* lock: mu; among those held */
     struct range *prev, *next; /* lock: mu; those that wait */
 };
 
