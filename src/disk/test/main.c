@@ -7,6 +7,7 @@ int main(void)
 {
     vd_log_init("test", VD_LOG_ERROR);
     Suite *s = suite_create("disk");
+    add_filters_tests(s);
     add_history_tests(s);
     add_layers_tests(s);
     add_model_tests(s);

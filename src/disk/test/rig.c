@@ -43,6 +43,9 @@ static int open_disks(struct rig *r)
     if (e == 0)
         e = vd_coordinator_local(&dc.self, &r->coordinator);
     dc.coordinator = r->coordinator;
+    if (e == 0 && r->filter_dir)
+        e = vd_filters_open(r->filter_dir, &r->filters);
+    dc.filters = r->filters;
     return e < 0 ? e : vd_disks_new(&dc, &r->disks);
 }
 
@@ -69,6 +72,7 @@ void rig_mount(struct rig *r)
 void rig_umount(struct rig *r)
 {
     vd_disks_free(vd_steal_ptr(r->disks));
+    vd_filters_close(vd_steal_ptr(r->filters));
     vd_coordinator_close(vd_steal_ptr(r->coordinator));
     vd_lanes_free(vd_steal_ptr(r->lanes));
     vd_cache_close(vd_steal_ptr(r->cache));

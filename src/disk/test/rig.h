@@ -14,10 +14,12 @@ struct rig {
     struct vd_cache *cache;
     struct vd_lanes *lanes;
     struct vd_coordinator *coordinator;
+    struct vd_filters *filters; /* those of src/filter/test, where filter_dir says so */
     struct vd_disks *disks;
     enum vd_cache_mode mode;
     uint64_t cache_bytes;
     const char *cache_name; /* below dir; "cache" */
+    const char *filter_dir; /* NULL: no filters */
 };
 
 /* Makes the folder; rig_mount opens everything, rig_umount closes it all, rig_free removes the
@@ -52,6 +54,7 @@ struct vd_disk_stats rig_stats(struct vd_disk *d);
 /* xorshift; seeds are fixed and printed by who uses them. */
 uint64_t rig_random(uint64_t *state);
 
+void add_filters_tests(Suite *s);
 void add_history_tests(Suite *s);
 void add_layers_tests(Suite *s);
 void add_model_tests(Suite *s);
