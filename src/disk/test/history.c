@@ -32,16 +32,7 @@
 #define CELLS (CELLS_A + CELLS_B)
 #define STRIPE 48u
 #define WRITERS 4u
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-#define WRITES 70u
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define WRITES 70u
-#endif
-#endif
-#ifndef WRITES
-#define WRITES 160u
-#endif
+#define WRITES 250u
 #define MOMENTS 12u
 #define BYTES ((uint64_t)CELLS * CELL)
 
@@ -243,11 +234,11 @@ static void read_cells(struct history *h, const char *name, uint64_t *stamp, uin
         ck_assert_int_eq(rig_read(d, off, buf, len), (ssize_t)len);
         for (size_t i = 0; i < len / CELL; i++) {
             uint64_t s = buf[i * (CELL / 8)], w = s & 0xff;
-            for (unsigned k = 0; k < CELL / 8; k++)
-                ck_assert_msg(buf[i * (CELL / 8) + k] == s, "%s: cell %llu is torn", name,
-                              (unsigned long long)(off / CELL + i));
+            /* an assertion is a message to the parent: one a cell at most, and none that holds */
+            if (memcmp(&buf[i * (CELL / 8)], &buf[i * (CELL / 8) + 1], CELL - 8) != 0 ||
+                w > WRITERS)
+                ck_abort_msg("%s: cell %llu is torn", name, (unsigned long long)(off / CELL + i));
             stamp[off / CELL + i] = s;
-            ck_assert_uint_le(w, WRITERS);
             if (w)
                 last[w - 1] = vd_max(last[w - 1], s >> 8);
         }
