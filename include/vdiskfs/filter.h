@@ -114,27 +114,30 @@ struct vd_filter_request {
 /* What submit answers: one of these, or -errno, which fails the request: filters above are told by done, those
  * below never see it. */
 enum vd_filter_verdict {
-    VD_FILTER_PASS = 0,     /* goes on below; this filter's done will be called, exactly once */
-    VD_FILTER_COMPLETE = 1, /* done here, with `result` (and `data`); as a failure, but a success */
-    VD_FILTER_DEFER = 2, /* vd_filter_defer or _defer_for was called with success: goes on later */
-    VD_FILTER_WAIT = 3   /* submit is called again, where it may wait. Not if it may already */
+    /* goes on below; this filter's done will be called, exactly once */
+    VD_FILTER_PASS = 0,
+    /* done here, with `result` (and `data`); as a failure, but a success */
+    VD_FILTER_COMPLETE = 1,
+    /* vd_filter_defer or vd_filter_defer_for was called with success: goes on later */
+    VD_FILTER_DEFER = 2,
+    /* submit is called again where it may wait, with self_data as it left it; not if it may wait already */
+    VD_FILTER_WAIT = 3
 };
 
 /* ---- events ---- */
 
 enum vd_filter_event_type {
-    VD_FILTER_EVENT_SNAPSHOT = 0, /* a snapshot is about to be taken. -errno refuses it */
-    VD_FILTER_EVENT_GROW =
-        1, /* the disk is about to grow (truncation, fallocate, resize; not by a write behind its
-                                     end). -errno refuses it */
-    VD_FILTER_EVENT_SHRINK = 2, /* the disk is about to be cut. -errno refuses it */
-    VD_FILTER_EVENT_RELEASE =
-        3, /* this mount is about to give up exclusive ownership: make durable what must be.
-                                     -errno is logged */
-    VD_FILTER_EVENT_DRAIN =
-        4 /* the disk is being closed, or a filter attached or detached: let go of what you
-                                     defer, now. What vd_filter_defer_for holds is let go by itself. The answer is
-                                     ignored */
+    /* a snapshot is about to be taken, or a clone made. -errno refuses it */
+    VD_FILTER_EVENT_SNAPSHOT = 0,
+    /* the disk is about to grow: by truncation, fallocate or resize, not by a write behind its end. -errno refuses it */
+    VD_FILTER_EVENT_GROW = 1,
+    /* the disk is about to be cut. -errno refuses it */
+    VD_FILTER_EVENT_SHRINK = 2,
+    /* this mount is about to give up exclusive ownership: make durable what must be. -errno is logged */
+    VD_FILTER_EVENT_RELEASE = 3,
+    /* the disk is being closed, or a filter attached or detached: let go of what you defer, now. What vd_filter_defer_for
+     * holds is let go by itself. The answer is ignored */
+    VD_FILTER_EVENT_DRAIN = 4
 };
 struct vd_filter_event {
     uint32_t size;                 /* of this struct */
@@ -191,8 +194,8 @@ struct vd_filter_disk_info {
     uint64_t size_bytes; /* now */
     uint64_t dev, ino;   /* of its file */
     bool read_only;      /* this mount never writes it */
-    bool
-        fresh; /* it was attached by a user just now; not: found in the metadata when the disk was opened */
+    /* attached by a user just now; not: found in the metadata when the disk was opened */
+    bool fresh;
     uint64_t epoch;                       /* see vd_filter_epoch */
     const struct vd_filter_value *values; /* the configuration; valid until attach returns */
 };
