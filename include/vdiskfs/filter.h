@@ -210,15 +210,14 @@ enum vd_filter_class {
 };
 
 /* Flags of a filter. */
-#define VD_FILTER_REQUIRED                                                                         \
-    1u /* without it the disk refuses I/O, unless the user says required=no. Else it is optional,
-                                   unless the user says required=yes */
-#define VD_FILTER_WAITS                                                                            \
-    2u /* submit is called on threads that may wait only. Costs a change of thread a request */
-#define VD_FILTER_ONLY_LOOKS 4u /* never changes bytes that were read, in done */
-#define VD_FILTER_CLONED                                                                           \
-    8u /* a clone of the disk has it too, with configuration and private metadata: the
-                                   bytes below mean nothing without it */
+/* Without it the disk refuses I/O, unless the user says required=no; else it is optional, unless the user says required=yes. */
+#define VD_FILTER_REQUIRED 1u
+/* submit is called on threads that may wait only. Costs a change of thread a request. */
+#define VD_FILTER_WAITS 2u
+/* Its done never changes the bytes that were read. */
+#define VD_FILTER_ONLY_LOOKS 4u
+/* A clone of the disk has it too, with configuration and private metadata: the bytes below mean nothing without it. */
+#define VD_FILTER_CLONED 8u
 
 struct vd_filter_ops {
     uint32_t abi;            /* VD_FILTER_ABI */
