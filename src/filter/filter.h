@@ -212,6 +212,8 @@ struct vd__frame *vd__frame_here(void);
 /* Runs FN(ARG) as a callback of A (WHAT: its name for messages). 0; -EIO: it faulted, and is quarantined; -ELOOP, -ENOMEM. */
 int vd__upcall(struct vd__attachment *a, struct vd__frame *frame, const char *what,
                void (*fn)(void *arg), void *arg);
+/* In FN, before it calls the next filter A: a fault is that one's from now on. */
+void vd__upcall_next(struct vd__frame *frame, struct vd__attachment *a);
 /* Out of the chain: its disk goes on without it, or refuses. */
 void vd__quarantine(struct vd__attachment *a, const char *why);
 

@@ -91,42 +91,48 @@ int vd__io_own_data(struct vd__io *io)
 
 /* ---- up ---- */
 
-struct call {
-    struct vd__attachment *a;
+/*
+ * The filters that passed it are told, from the bottom, by one upcall as long as they return: to go to the callback stack and back for
+ * each would cost more than what most of them do.
+ */
+struct telling {
     struct vd__io *io;
-    int verdict;
+    struct vd__frame frame;
 };
 
-static void call_done(void *arg)
+/* The lowest filter that is to be told, in RET_I. Those that cannot be are passed over. */
+static bool next_to_tell(struct vd__io *io, unsigned *ret_i)
 {
-    struct call *c = arg;
-    c->a->lib->ops->done(c->a->self, &c->io->rq);
+    while (io->passed) {
+        unsigned i = 31u - (unsigned)__builtin_clz(io->passed);
+        struct vd__attachment *a = io->chain->a[i];
+        io->passed &= ~(1u << i);
+        if (!vd__usable(a)) {
+            if (a->spec.required)
+                io->rq.result = -EIO;
+        } else if (a->lib->ops->done) {
+            *ret_i = i;
+            return true;
+        }
+    }
+    return false;
 }
 
-/* Filter I passed the request, which has an end now. */
-static void tell_done(struct vd__io *io, unsigned i)
+static void call_dones(void *arg)
 {
-    struct vd__attachment *a = io->chain->a[i];
-    struct vd__frame frame = {.io = io, .inside = true};
-    struct call c = {.a = a, .io = io};
-    io->passed &= ~(1u << i);
-    if (!vd__usable(a)) {
-        if (a->spec.required)
-            io->rq.result = -EIO;
-        return;
-    }
-    if (!a->lib->ops->done)
-        return;
-    io->at = i;
-    io->rq.self_data = io->self_data[i];
-    if (io->rq.op == VD_FILTER_WRITE)
-        io->rq.data = io->left_data[i];
-    int64_t before = io->rq.result;
-    int r = vd__upcall(a, &frame, "done", call_done, &c);
-    if (r < 0)
-        io->rq.result = r;
-    if (io->rq.result < 0 && before >= 0)
-        vd__count(a, N_ERRORS, 1);
+    struct telling *t = arg;
+    struct vd__io *io = t->io;
+    do {
+        struct vd__attachment *a = io->chain->a[io->at];
+        int64_t before = io->rq.result;
+        vd__upcall_next(&t->frame, a);
+        io->rq.self_data = io->self_data[io->at];
+        if (io->rq.op == VD_FILTER_WRITE)
+            io->rq.data = io->left_data[io->at];
+        a->lib->ops->done(a->self, &io->rq);
+        if (io->rq.result < 0 && before >= 0)
+            vd__count(a, N_ERRORS, 1);
+    } while (next_to_tell(io, &io->at));
 }
 
 static void end(struct vd__io *io)
@@ -171,9 +177,12 @@ static void end(struct vd__io *io)
 
 static void go_up(struct vd__io *io)
 {
-    for (unsigned i = io->chain->n; i-- > 0 && io->passed;)
-        if (io->passed & 1u << i)
-            tell_done(io, i);
+    while (next_to_tell(io, &io->at)) {
+        struct telling t = {.io = io, .frame = {.io = io, .inside = true}};
+        int r = vd__upcall(io->chain->a[io->at], &t.frame, "done", call_dones, &t);
+        if (r < 0)
+            io->rq.result = r; /* it faulted; those above it go on */
+    }
     end(io);
 }
 
@@ -253,33 +262,73 @@ static void put_off(struct vd__io *io)
     io->f->below->queue(io->f->disk, &io->job);
 }
 
-static void call_submit(void *arg)
+/* May filter I be asked now, and has it anything to say? */
+static bool can_ask(const struct vd__io *io, const struct vd__attachment *a)
 {
-    struct call *c = arg;
-    c->verdict = c->a->lib->ops->submit(c->a->self, &c->io->rq);
+    return vd__usable(a) && a->lib->ops->submit &&
+           (io->may_wait || !(a->lib->ops->flags & VD_FILTER_WAITS));
 }
 
-static int ask(struct vd__io *io, struct vd__attachment *a)
+static void pass(struct vd__io *io)
 {
-    struct vd__frame frame = {.io = io, .inside = true, .may_wait = io->may_wait};
-    struct call c = {.a = a, .io = io, .verdict = -EIO};
-    if (!io->submitted) {
-        io->submitted = true;
-        vd__count(a, N_REQUESTS, 1);
+    io->self_data[io->at] = io->rq.self_data;
+    io->left_data[io->at] = io->rq.data;
+    io->passed |= 1u << io->at;
+    io->at++;
+    io->submitted = false;
+}
+
+struct asking {
+    struct vd__io *io;
+    struct vd__frame frame;
+    bool one; /* and then no more */
+    int verdict;
+};
+
+/* Asks the filter at io->at, and those below it as long as they pass: by one upcall, as call_dones. */
+static void call_submits(void *arg)
+{
+    struct asking *k = arg;
+    struct vd__io *io = k->io;
+    for (;;) {
+        struct vd__attachment *a = io->chain->a[io->at];
+        vd__upcall_next(&k->frame, a);
+        if (!io->submitted) {
+            io->submitted = true;
+            vd__count(a, N_REQUESTS, 1);
+        }
+        io->token = 0;
+        io->rq.self_data = io->self_data[io->at];
+        k->verdict = a->lib->ops->submit(a->self, &io->rq);
+        if (k->one || k->verdict != VD_FILTER_PASS || io->token || io->at + 1 == io->chain->n ||
+            !can_ask(io, io->chain->a[io->at + 1]))
+            return;
+        pass(io);
     }
-    io->token = 0;
-    io->rq.self_data = io->self_data[io->at];
-    io->rq.flags = (io->rq.flags & ~VD_FILTER_MAY_WAIT) | (io->may_wait ? VD_FILTER_MAY_WAIT : 0);
+}
+
+/* The verdict of the filter that is at io->at afterwards. */
+static int ask(struct vd__io *io)
+{
+    struct vd__attachment *a = io->chain->a[io->at];
     bool sample = io->rq.id % SAMPLE_EVERY == 0;
+    struct asking k = {
+        .io = io,
+        .frame = {.io = io, .inside = true, .may_wait = io->may_wait},
+        .one = sample,
+        .verdict = -EIO,
+    };
+    io->token = 0;
+    io->rq.flags = (io->rq.flags & ~VD_FILTER_MAY_WAIT) | (io->may_wait ? VD_FILTER_MAY_WAIT : 0);
     uint64_t began = sample ? vd_now_ns() : 0;
-    int r = vd__upcall(a, &frame, "submit", call_submit, &c);
+    int r = vd__upcall(a, &k.frame, "submit", call_submits, &k);
     if (r == -ELOOP)
         vd_log_debug("%s: filter %s: upcalls are nested too deeply", a->f->info.name, a->spec.name);
     if (sample && r == 0) {
         vd__count(a, N_SAMPLES, 1);
         vd__count(a, N_SAMPLED_NS, vd_now_ns() - began);
     }
-    return r < 0 ? r : c.verdict;
+    return r < 0 ? r : k.verdict;
 }
 
 static int mistake(struct vd__attachment *a, struct vd__io *io, const char *what)
@@ -315,14 +364,11 @@ static int judge(struct vd__io *io, struct vd__attachment *a, int verdict)
 /* True: go on with the next filter. False: the request is elsewhere, or at its end. */
 static bool obey(struct vd__io *io, struct vd__attachment *a, int verdict)
 {
-    io->self_data[io->at] = io->rq.self_data;
     if (verdict == VD_FILTER_PASS) {
-        io->left_data[io->at] = io->rq.data;
-        io->passed |= 1u << io->at;
-        io->at++;
-        io->submitted = false;
+        pass(io);
         return true;
     }
+    io->self_data[io->at] = io->rq.self_data;
     if (verdict == VD_FILTER_WAIT && io->may_wait)
         return true; /* resumed so: asked again */
     if (verdict == VD_FILTER_WAIT) {
@@ -369,7 +415,9 @@ void vd__run(struct vd__io *io)
             put_off(io);
             return;
         }
-        int verdict = judge(io, a, ask(io, a));
+        int verdict = ask(io);
+        a = io->chain->a[io->at];
+        verdict = judge(io, a, verdict);
         if (verdict == VD_FILTER_DEFER || !obey(io, a, verdict))
             return;
     }

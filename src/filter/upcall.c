@@ -51,6 +51,14 @@ static void describe(const struct vd_upcall_fault *f, const struct vd__attachmen
                  (unsigned long)off);
 }
 
+void vd__upcall_next(struct vd__frame *frame, struct vd__attachment *a)
+{
+    if (frame->a == a)
+        return;
+    frame->a = a;
+    vd_upcall_text(vd_upcall_self(), &a->lib->text);
+}
+
 int vd__upcall(struct vd__attachment *a, struct vd__frame *frame, const char *what,
                void (*fn)(void *arg), void *arg)
 {
@@ -66,6 +74,7 @@ int vd__upcall(struct vd__attachment *a, struct vd__frame *frame, const char *wh
     if (r != -EFAULT)
         return r;
     char text[VD_FILTER_WHY];
+    a = frame->a; /* perhaps another by now */
     vd__count(a, N_FAULTS, 1);
     describe(&fault, a, what, text);
     vd__quarantine(a, text);

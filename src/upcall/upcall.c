@@ -229,6 +229,12 @@ int vd_upcall_call(struct vd_upcall *u, const struct vd_upcall_text *text, void 
     return came_back(l, ret_fault);
 }
 
+void vd_upcall_text(struct vd_upcall *u, const struct vd_upcall_text *text)
+{
+    assert(u->in_callback);
+    u->levels[u->depth - 1].text = text;
+}
+
 VD__NO_TSAN void vd_upcall_service(struct vd_upcall *u, void (*fn)(void *arg), void *arg)
 {
     assert(u->in_callback);

@@ -75,6 +75,10 @@ struct vd_upcall *vd_upcall_self(void);
 int vd_upcall_call(struct vd_upcall *u, const struct vd_upcall_text *text, void (*fn)(void *arg),
                    void *arg, struct vd_upcall_fault *ret_fault) VD_WARN_UNUSED;
 
+/* In a callback: the code that it calls next is TEXT, which faults are contained in from now on: so several may be called in
+ * turn by one upcall. */
+void vd_upcall_text(struct vd_upcall *u, const struct vd_upcall_text *text);
+
 /* In a callback: runs FN(ARG) on the second host stack of this depth. errno is as before afterwards. */
 void vd_upcall_service(struct vd_upcall *u, void (*fn)(void *arg), void *arg);
 
