@@ -492,7 +492,7 @@ static void close_run(struct vd_job *job)
 {
     struct close_job *c = vd_container_of(job, struct close_job, job);
     vd_filtered_close(c->d->filtered, c->write);
-    vd_disk_release(c->d);
+    vd_disk_put(c->d);
     free(c);
 }
 
@@ -506,6 +506,10 @@ void vd_disk_client_close(struct vd_disk *d, bool write)
         return;
     }
     *c = (struct close_job){.job = {.run = close_run, .slow = true}, .d = d, .write = write};
+    /* Closed as of now; the reference passes on to the job. Else vd_disks_free would take it for one that nobody gives back. */
+    pthread_mutex_lock(&d->ds->mu);
+    d->opens--;
+    pthread_mutex_unlock(&d->ds->mu);
     vd_lane_queue(d->ds->reaper, &c->job);
 }
 
