@@ -517,5 +517,12 @@ int vd__filters_snapshot(struct vd_disk *d, const char *name, char why[VD_META_W
 {
     const struct vd_filter_event e = {
         .size = sizeof(e), .type = VD_FILTER_EVENT_SNAPSHOT, .snapshot = name};
-    return d->filtered ? vd_filtered_event(d->filtered, &e, why) : 0;
+    if (!d->filtered)
+        return 0;
+    /* Another mount may have attached some since this one had the disk. */
+    if (atomic_load(&d->state) == VD_OWNER_NONE)
+        (void)!vd__disk_follow(d, why);
+    why[0] = '\0';
+    int r = vd__filters_refresh(d);
+    return r < 0 ? r : vd_filtered_event(d->filtered, &e, why);
 }
