@@ -109,7 +109,7 @@ mount_vd "$SRC" "$MNT" --cache-size=8M
 vdisk filter attach "$MNT/load.img" crypt "key-command=cat $T/key"
 for direct in 0 1; do
     (cd "$T" && fio --name=verify --filename="$MNT/load.img" --size=16M --rw=randwrite --bsrange=512-64k --bs_unaligned=$((1 - direct)) \
-        --direct=$direct --blockalign=512 --ioengine=libaio --iodepth=16 --verify=crc32c --do_verify=1 --verify_fatal=1 \
+        --direct=$direct --blockalign=512 --ioengine=libaio --iodepth=16 --verify=crc32c --verify_state_save=0 --do_verify=1 --verify_fatal=1 \
         --time_based=0 --io_size=24M >"$T/fio.out" 2>&1) || fail "fio, direct=$direct: $(tail -n 20 "$T/fio.out")"
 done
 umount_vd "$MNT"

@@ -164,11 +164,11 @@ client fio fio --name=fio --filename="$B" --size=128k --rw=randread --bs=4k --di
     --allow_file_create=0 --output="$T/fio.log"
 held "$A" delay 2
 held "$B" throttle 31
+exec 5<&- 6<&- # or the close of each of our own commands would be a request
 kill -TERM "$(vd_pid "$MNT")"
 client_ends one 0
 client_ends two 0
 client_ends fio 0
-exec 5<&- 6<&-
 await_vd "$MNT" 15
 assert_eq "exit status of the daemon" "$VD_STATUS" 0
 nothing_lost

@@ -157,19 +157,22 @@ static bool window_is_good(const struct mirror *m, const struct target *t)
     return !m->window.spoiled && m->target == t;
 }
 
-/* With mu held: it was written. */
-static void count_copied(struct mirror *m, const struct window *w)
+/* With mu held: it was written. LAST: nothing behind it can be changed now. */
+static void count_copied(struct mirror *m, const struct window *w, bool last)
 {
-    regions_remove(&m->dirty, w->offset, w->end, vd_filter_disk_size(m->disk));
+    uint64_t size = last ? vd_filter_disk_size(m->disk) : UINT64_MAX;
+    regions_remove(&m->dirty, w->offset, w->end, size);
     m->copied_bytes += w->end - w->offset;
     m->cursor = w->end;
     m->chunk = 2 * m->chunk < CHUNK_MAX ? 2 * m->chunk : CHUNK_MAX;
 }
 
-/* Step 3 of OFFSET to END, which was read. */
+/* Step 3 of OFFSET to END, which was read. The last window, at the disk's end, takes all behind it, too: else the disk could be
+ * made longer by a change under way, that came before it was cut, and the rest of the last region would not be dirty. */
 static int end_window(struct mirror *m, struct target *t, uint64_t offset, uint64_t end)
 {
-    struct range range = {.first = offset, .end = end, .exclusive = true};
+    bool last = end >= vd_filter_disk_size(m->disk);
+    struct range range = {.first = offset, .end = last ? UINT64_MAX : end, .exclusive = true};
     int r = range_wait(&m->ranges, &range, FOREVER);
     if (r < 0)
         return r;
@@ -188,7 +191,7 @@ static int end_window(struct mirror *m, struct target *t, uint64_t offset, uint6
     if (good && m->target == t)
         regions_add(&m->unsynced, offset, end);
     if (good && r == 0 && window_is_good(m, t))
-        count_copied(m, &w);
+        count_copied(m, &w, last);
     else
         m->chunk = m->chunk / 2 > BLOCK ? m->chunk / 2 : BLOCK;
     m->window.active = false;
