@@ -3,7 +3,7 @@
 # For every shell test, and the scripts of bench/: a private folder, cleaning up however the script ends,
 # waiting with a bound, and checks that say what they expected. Source it first; $VD_BUILD is the build folder.
 #
-#   $T             the private folder; removed at the end, with every mount below it
+#   $T             the private folder; removed at the end, with every mount below it, also when the script is killed
 #   later PID      this process is ended at the end (by its number, never by name)
 #   wait_for CONDITION SECONDS    CONDITION is shell text, run until it succeeds; fails the script after SECONDS
 set -euo pipefail
@@ -54,9 +54,28 @@ mounts_below() {
     awk -v top="$T/" 'index($2, top) == 1 {print $2}' /proc/self/mounts | tac
 }
 
+# Who is killed cleans up nothing: meson kills the script's process group half a second after SIGTERM. So this waits
+# in a session of its own until the process $1, which began at $2, is gone, and then ends the daemons of the folder
+# $3, clears the mounts in it away, and removes it. A daemon is one of ours if its environment names our folder:
+# its number may be another's by now. Holds no file of the script, so nobody waits for it.
+guard() {
+    setsid bash -c 'exec </dev/null >/dev/null 2>&1
+        cd /
+        while [ "$(sed "s/.*) //" "/proc/$1/stat" | cut -d" " -f20)" = "$2" ]; do sleep 1; done
+        [ -d "$3" ] && [ ! -e "$3/kept" ] || exit 0
+        for pid in $(jq -r .pid "$3"/*/*/info); do
+            grep -qzxF "VDISKFS_RUNDIR=$3/run" "/proc/$pid/environ" && kill -9 "$pid"
+        done
+        awk -v top="$3/" "index(\$2, top) == 1 {print \$2}" /proc/self/mounts | tac |
+            while read -r mnt; do umount -l "$mnt"; done
+        rm -rf --one-file-system "$3"' guard "$$" "$(began $$)" "$T" &
+    disown
+}
+
 cleanup() {
     local status=$? mnt pid
-    trap - EXIT INT TERM HUP
+    trap - EXIT
+    trap '' INT TERM HUP # a second one would leave the rest behind
     set +e
     if [ "$status" -ne 0 ] && [ "$status" -ne 77 ]; then
         for log in "$T"/*.log; do
@@ -74,12 +93,14 @@ cleanup() {
         holds "! left $pid" 10 || kill -9 "${pid%:*}" 2>/dev/null
     done
     if [ -n "${VD_KEEP:-}" ]; then
+        : >"$T/kept"
         echo "kept: $T" >&2
     else
         rm -rf --one-file-system "$T"
     fi
     exit "$status"
 }
+guard
 trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP

@@ -3,7 +3,8 @@
 # Mounts for shell tests; source common.sh first.
 #
 #   mount_vd SOURCE MOUNTPOINT [OPTIONS...]   starts vdiskfs -f and waits until the mount answers; fails otherwise.
-#                                             Its cache is a folder of $T named after the source, unless given
+#                                             Its cache is a folder of $T named after the source, of 256 MiB (a share
+#                                             of the host's disk would be gigabytes), unless given
 #   umount_vd MOUNTPOINT                      umount, and wait until the daemon has detached and exited with 0
 #   kill_vd MOUNTPOINT                        SIGKILL, and clear the dead mount away
 #   vd_pid MOUNTPOINT, vd_log MOUNTPOINT
@@ -34,15 +35,19 @@ mounted() {
 
 # Starts it only: sets VD_PIDS and VD_LOGS. For tests of a mount that must fail.
 start_vd() {
-    local source=$1 mnt=$2 option cache=("--cache=$T/cache-${1##*/}")
+    local source=$1 mnt=$2 option cache=("--cache=$T/cache-${1##*/}") size=("--cache-size=256M")
     shift 2
     for option in "$@"; do
-        case $option in --cache=* | --cache-daemon=*) cache=() ;; esac
+        case $option in
+        --cache=*) cache=() ;;
+        --cache-size=*) size=() ;;
+        --cache-daemon=*) cache=() size=() ;;
+        esac
     done
     VD_MOUNTS=$((VD_MOUNTS + 1))
     VD_LOGS[$mnt]=$T/vdiskfs-$VD_MOUNTS.log
     mkdir -p "$mnt"
-    env "${vd_env[@]}" "$VD_BUILD/vdiskfs" -f "$source" "$mnt" "${cache[@]}" "$@" \
+    env "${vd_env[@]}" "$VD_BUILD/vdiskfs" -f "$source" "$mnt" "${cache[@]}" "${size[@]}" "$@" \
         >"${VD_LOGS[$mnt]}" 2>&1 </dev/null &
     VD_PIDS[$mnt]=$!
     later $!

@@ -3,9 +3,11 @@
 # Starting: in the background, by mount(8), as from fstab; errors on the terminal with exit 1; stopping.
 #
 # mount(8) finds the program in its own path only, so the test runs in a mount namespace of its own, where the
-# build's program stands in /usr/local/bin.
+# build's program stands in /usr/local/bin. Copies of other people's mounts would stand in it too, and keep those alive
+# after their unmount.
 [ -n "${VD_OPTIONS_NS:-}" ] || exec env VD_OPTIONS_NS=1 unshare --mount "$0" "$@"
 . "$(dirname "$0")/lib.sh"
+awk '$3 == "fuse.vdiskfs" {print $2}' /proc/self/mounts | tac | while read -r mnt; do umount -l "$mnt"; done
 mount -t tmpfs -o mode=755 bin /usr/local/bin
 ln -s "$VD_BUILD/vdiskfs" /usr/local/bin/vdiskfs
 export PATH=/usr/local/bin:$PATH

@@ -34,7 +34,7 @@ ok "a shared holder gives up when it is asked"
 
 # B wants to write: refused while A is in use
 assert_fails "B's write" dd if=/dev/zero of="$B/d.img" bs=512 count=1 conv=notrunc
-wait_for "grep -q 'd.img: refused to write.*hosta.*pid $(vd_pid "$A")' '$(vd_log "$B")'" 5
+wait_for "grep -q 'd.img: refused to write.*hosta.*pid $(vd_pid "$A")' '$(vd_log "$B")'" 30
 assert_fails "B's truncate" truncate -s 1M "$B/d.img"
 assert_same "nothing of it is in the source" "$SRC/d.img" "$T/expect"
 ok "a second writer is refused, naming host and pid"

@@ -13,9 +13,12 @@ reader() {
     dd if="$disk" bs="$block" count="$range" iflag=direct,count_bytes status=none | cmp - "$T/want"
 }
 
-# standing N: so many wait at the gate ("->" in /proc/locks)
+# standing N: so many wait at the gate ("->" in /proc/locks, which names device and inode)
 standing() {
-    [ "$(grep -c -- "-> FLOCK .*:$(stat -c %i "$T/gate") " /proc/locks)" -ge "$1" ]
+    local major minor
+    IFS=: read -r major minor < <(findmnt -nro MAJ:MIN --target "$T/gate")
+    [ "$(grep -c -- "-> FLOCK .* $(printf %02x:%02x:%d "$major" "$minor" "$(stat -c %i "$T/gate")") " /proc/locks)" \
+        -ge "$1" ]
 }
 
 # storm DISK...: reads them all together, in requests of several sizes; fails unless every byte is right
