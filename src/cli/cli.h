@@ -68,6 +68,8 @@ int cli_resolve(const struct cli *cli, const char *path, struct cli_target *ret_
 /* Where no PATH is given: the one mount that runs; several or none is a failure. */
 int cli_resolve_only(const struct cli *cli, struct cli_target *ret_t) VD_WARN_UNUSED;
 void cli_target_free(struct cli_target *t);
+/* Is REL, below a source, our private folder, or in it? */
+bool cli_is_private(const char *rel);
 /* Every mount that runs. The caller frees each and the array. A count, or -1 (said). */
 int cli_resolve_all(const struct cli *cli, struct cli_target **ret_ts) VD_WARN_UNUSED;
 /* Info files of all daemons, each with "socket" added: a new array. */

@@ -57,8 +57,7 @@ static int look_at_child(struct cli *cli, const struct cli_work *parent, struct 
                        O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (c->dir_fd < 0)
         return cli_fail(cli, c->given, "%s", strerror(errno));
-    if (strncmp(c->rel, VD_META_FOLDER "/", sizeof(VD_META_FOLDER)) == 0 ||
-        strcmp(c->rel, VD_META_FOLDER) == 0)
+    if (cli_is_private(c->rel))
         return cli_fail(cli, c->given, "%s is the private folder of vdiskfs; choose another place",
                         VD_META_FOLDER);
     if (fstatat(c->dir_fd, c->name, &st, AT_SYMLINK_NOFOLLOW) == 0)

@@ -42,8 +42,12 @@ static int remove_here(struct cli_work *w)
 int cmd_rm(struct cli *cli)
 {
     struct cli_work w;
+    struct stat st;
     if (!cli_args_fit(cli, 1, 1))
         return cli_usage_error(cli);
+    if (lstat(cli->args[0], &st) == 0 && S_ISLNK(st.st_mode))
+        return cli_fail(cli, cli->args[0],
+                        "it is a symbolic link, and what it leads to would go; name that");
     int r = cli_work_open(cli, cli->args[0], &w);
     if (r != 0)
         return r;

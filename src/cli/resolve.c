@@ -66,6 +66,11 @@ static const char *below(const char *path, const char *folder)
     return path[len] ? path + len + 1 : path + len;
 }
 
+bool cli_is_private(const char *rel)
+{
+    return below(rel, VD_META_FOLDER) != NULL;
+}
+
 /* ---- mount points ---- */
 
 struct mount {

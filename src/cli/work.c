@@ -54,6 +54,9 @@ static int open_file(struct cli_work *w)
 {
     struct cli_target *t = &w->t;
     w->path_fd = -1;
+    if (cli_is_private(t->rel))
+        return cli_fail(w->cli, w->path, "%s is the private folder of vdiskfs; name a disk",
+                        VD_META_FOLDER);
     if (*t->rel) {
         w->path_fd = openat(t->place.source_fd, t->rel, O_PATH | O_NOFOLLOW | O_CLOEXEC);
         if (w->path_fd < 0 || fstat(w->path_fd, &w->st) < 0)
@@ -61,6 +64,9 @@ static int open_file(struct cli_work *w)
     }
     if (w->path_fd < 0 || !S_ISREG(w->st.st_mode))
         return cli_fail(w->cli, w->path, "it is no regular file; name a disk");
+    /* Before a store is made for it. Of what a daemon has attached the daemon knows more. */
+    if (!t->place.socket[0] && !vd_disk_file_is_one(w->path_fd, &w->st))
+        return cli_fail(w->cli, w->path, VD_DISK_IS_NONE);
     return 0;
 }
 

@@ -174,8 +174,10 @@ int vd_disks_adopt(struct vd_disks *ds, int path_fd, const char *path, char ret_
         return -EROFS;
     if (fstatat(path_fd, "", &st, AT_EMPTY_PATH) < 0)
         return -errno;
-    if (!S_ISREG(st.st_mode))
+    if (!vd_disks_is_disk(ds, path_fd, &st)) {
+        snprintf(ret_why, VD_META_WHY, VD_DISK_IS_NONE);
         return -EINVAL;
+    }
     if (vd_disks_find(ds, st.st_dev, st.st_ino, &d) == 0) {
         vd_disk_put(d);
         snprintf(ret_why, VD_META_WHY, "a client has it open; close it first");

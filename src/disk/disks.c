@@ -77,7 +77,14 @@ bool vd_disks_is_disk(struct vd_disks *ds, int path_fd, const struct stat *st)
     pthread_mutex_lock(&ds->mu);
     bool known = find(ds, st->st_dev, st->st_ino);
     pthread_mutex_unlock(&ds->mu);
-    if (known)
+    return known || vd_disk_file_is_one(path_fd, st);
+}
+
+bool vd_disk_file_is_one(int path_fd, const struct stat *st)
+{
+    if (!S_ISREG(st->st_mode))
+        return false;
+    if (st->st_size >= (off_t)VD_DISK_MIN_BYTES)
         return true;
     char path[32];
     snprintf(path, sizeof(path), "/proc/self/fd/%d", path_fd);

@@ -34,7 +34,7 @@ int vd__hold_loosely(struct vd_disks *ds, int path_fd, const char *path, struct 
     if (fstatat(path_fd, "", &st, AT_EMPTY_PATH) < 0)
         return -errno;
     if (!vd_disks_is_disk(ds, path_fd, &st)) {
-        snprintf(why, VD_META_WHY, "it is not a disk: a regular file of 1 MiB or more");
+        snprintf(why, VD_META_WHY, VD_DISK_IS_NONE);
         return -EINVAL;
     }
     int r = vd_disk_open(ds, path_fd, path, false, &h.d);

@@ -257,6 +257,10 @@ int vd_disks_remove(struct vd_disks *ds, int path_fd, const char *path, int dir_
         return -EROFS;
     if (fstatat(path_fd, "", &st, AT_EMPTY_PATH) < 0)
         return -errno;
+    if (!vd_disks_is_disk(ds, path_fd, &st)) {
+        snprintf(ret_why, VD_META_WHY, VD_DISK_IS_NONE);
+        return -EINVAL;
+    }
     if (vd_disks_find(ds, st.st_dev, st.st_ino, &d) == 0) {
         pthread_mutex_lock(&ds->mu);
         bool open = d->opens > 0;

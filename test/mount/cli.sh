@@ -58,6 +58,13 @@ refused "stats of nothing" null "no mount is running" cache stats
 refused "no such file" "$SRC/none" "No such file" info "$SRC/none"
 refused "a small file" "$SRC/small" "no disk" info "$SRC/small"
 refused "a folder" "$SRC/sub dir" "regular file" info "$SRC/sub dir"
+for command in "rm" "adopt --as-plain" "snapshot PATH s" "snapshot-rm PATH s" "revert PATH s" "resize PATH 2M" "flatten" \
+    "clone PATH $SRC/child" "filter attach PATH stats"; do
+    [[ $command == *PATH* ]] || command+=" PATH"
+    read -ra words <<<"${command/PATH/$SRC/small}"
+    refused "$command of what is no disk" "$SRC/small" "it is not a disk" "${words[@]}"
+    assert_eq "what is no disk, after $command" "$(stat -c %s "$SRC/small")" 65536
+done
 [ ! -e "$SRC/.vdiskfs" ] || fail "a command made metadata"
 ok "never mounted"
 
@@ -119,6 +126,12 @@ keys explain "$doc" . offset lba block disk_id depth layer layer_offset cached c
 assert_eq "explain" "$(jq -c '[.offset, .lba, .block, .depth, .layer_offset, .cached, .checksum_ok]' <<<"$doc")" \
     '[1048576,2048,256,0,1048576,true,true]'
 refused "past the end" "$MNT/a.raw" "past its end" explain "$MNT/a.raw" 1T
+for command in rm "adopt --as-plain"; do
+    # shellcheck disable=SC2086
+    refused "$command of what is no disk" "$MNT/small" "it is not a disk" $command "$MNT/small"
+done
+refused "rm by a link" "$T/link" "symbolic link" rm "$T/link"
+[ -s "$SRC/small" ] && [ -s "$SRC/a.raw" ] || fail "rm removed what it refused"
 ok "mounted"
 
 # ---- the owner

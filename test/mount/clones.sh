@@ -188,6 +188,10 @@ story() {
     refused "rm of a parent" "$AT/golden.raw" "now.raw" rm "$AT/golden.raw"
     grep -q "then.raw" "$T/err" || fail "not all who depend on it are named: $(cat "$T/err")"
     [ -e "$AT/golden.raw" ] || fail "a refused rm removed it"
+    layer=$(find "$SRC/.vdiskfs/layers" -type f -size +1M -print -quit)
+    refused "rm of a layer" "$layer" private rm "$layer"
+    refused "adopt of a layer" "$layer" private adopt --as-plain "$layer"
+    [ -s "$layer" ] || fail "a refused rm removed a layer"
     refused "flatten with snapshots" "$AT/golden.raw" "snapshot" flatten "$AT/golden.raw"
 
     # revert

@@ -54,6 +54,10 @@ void vd_disks_free(struct vd_disks *ds);
 /* Is the regular file ST with path descriptor PATH_FD a disk (1 MiB or more, or it has been one)?
  */
 bool vd_disks_is_disk(struct vd_disks *ds, int path_fd, const struct stat *st);
+/* The same by the file alone, which says no of a small one that is attached and bears no attribute. */
+bool vd_disk_file_is_one(int path_fd, const struct stat *st);
+/* What is said of one that is none. */
+#define VD_DISK_IS_NONE "it is not a disk: a regular file of 1 MiB or more"
 
 /*
  * Opens the disk behind PATH_FD (O_PATH; borrowed), PATH below the source (a hint, for records and
@@ -190,7 +194,7 @@ int vd_disks_resize(struct vd_disks *ds, int path_fd, const char *path, uint64_t
                     bool shrink, char ret_why[VD_META_WHY]) VD_WARN_UNUSED;
 /* May the last name of PATH_FD's file go? 0; -EBUSY: RET_WHY says which disks depend on it; -EUCLEAN: that cannot be told. Cheap for a disk without layers. */
 int vd_disks_may_remove(struct vd_disks *ds, int path_fd, char ret_why[VD_META_WHY]) VD_WARN_UNUSED;
-/* Removes the disk DIR_FD/NAME (whose file is PATH_FD) and what only it needs. -EBUSY: others depend on it, or a client has it open. */
+/* Removes the disk DIR_FD/NAME (whose file is PATH_FD) and what only it needs. -EBUSY: others depend on it, or a client has it open; -EINVAL: the file is no disk. */
 int vd_disks_remove(struct vd_disks *ds, int path_fd, const char *path, int dir_fd,
                     const char *name, char ret_why[VD_META_WHY]) VD_WARN_UNUSED;
 /* Forgets what is known of the file: its bytes as they are become a new plain disk. -EBUSY: a client has it open, or others depend on its bytes. Works where its metadata is damaged or missing. */
