@@ -4,7 +4,7 @@
  *
  *   attach   backing, binding (UUID), records of a new disk, then shared ownership (own.c). A disk
  *            that another mount owns, or whose metadata cannot be written, is served past the
- *            cache; one whose metadata is damaged is refused.
+ *            cache, and if it has layers not written; one whose metadata is damaged is refused.
  *   detach   requests have ended; backing synced; cache barrier; the file's identity, once its time
  *            stamps can no longer repeat; witness; record clean; owner record gone; lock dropped
  *            with the file.
@@ -125,6 +125,26 @@ static void without_metadata(struct vd_disk *d)
     pthread_mutex_unlock(&d->ds->mu);
 }
 
+static bool is_unwritable(int r)
+{
+    return r == -ENOSPC || r == -EDQUOT || r == -EROFS || r == -EACCES;
+}
+
+/* What its bytes are is known, by metadata that cannot be written: it is read, and cannot be owned, so nobody writes it. */
+static int read_only(struct vd_disk *d, int cause, char why[VD_META_WHY])
+{
+    int r = vd__disk_follow_unrecorded(d, why);
+    if (r < 0)
+        return r == -ENODATA ? cause : r;
+    vd_log_warning(
+        "%s: read past the cache, and not written: its owner record cannot be written: %s; %s, "
+        "and open it again",
+        d->path, strerror(-cause),
+        cause == -ENOSPC || cause == -EDQUOT ? "make room on the file system of its metadata"
+                                             : "make its metadata writable");
+    return 0;
+}
+
 /* Shared ownership where it can be had; -EUCLEAN is the only failure. */
 static int join(struct vd_disk *d)
 {
@@ -138,6 +158,8 @@ static int join(struct vd_disk *d)
             vd_log_note("%s: read past the cache: %s", d->path, why);
         if (r == -EBUSY || r == -EAGAIN)
             r = vd__disk_follow(d, why);
+        else if (is_unwritable(r))
+            r = read_only(d, r, why);
         if (r == 0)
             return 0;
     }

@@ -236,6 +236,7 @@ struct vd_disk {
     struct vd_id parent;     /* lock: mu; UUID of the disk it was cloned from */
     bool moving;             /* lock: own_mu; see home.c */
     atomic_bool gone;        /* its last name was removed through this mount */
+    atomic_bool unrecorded;  /* its owner record could not be written: asked again when it is opened */
     char path[1024];         /* below the source when it was attached; fixed */
     uint64_t
         share_tried_ms; /* lock: mu; when a lock was last asked for, while another mount has it */
@@ -368,6 +369,8 @@ int vd__refuse_if_frozen(struct vd_disk *d, const struct vd_id *id, char why[VD_
 int vd__disk_begin_changes(struct vd_disk *d);
 /* While another mount may change the disk: the view follows its metadata. */
 int vd__disk_follow(struct vd_disk *d, char why[VD_META_WHY]);
+/* The same at the attach of a disk with layers whose owner record cannot be written. -ENODATA: it has no layers. */
+int vd__disk_follow_unrecorded(struct vd_disk *d, char why[VD_META_WHY]);
 
 /* runs.c: which layers hold the blocks of a request */
 int vd__runs_find(struct io *io, bool may_block);

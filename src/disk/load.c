@@ -67,9 +67,9 @@ static int live_file(struct vd_disk *d, const struct vd_view_record *view,
     return vd_backing_file_open(fd, d->backing->writable, d->ds->config.backing_direct, ret_b);
 }
 
-/* The live layer has the record of a frozen one. Either a freeze was cut before its commit, or this metadata is
- * older than that layer's freeze: then others stand on it, and it is never written again. */
-int vd__refuse_if_frozen(struct vd_disk *d, const struct vd_id *id, char why[VD_META_WHY])
+/* -EUCLEAN if others stand on the layer ID, which is to be D's live one; 0: none does; 1: none, though it has the
+ * record of a frozen one. */
+static int look_if_frozen(struct vd_disk *d, const struct vd_id *id, char why[VD_META_WHY])
 {
     struct vd_layer_file file;
     char rel[128];
@@ -78,7 +78,7 @@ int vd__refuse_if_frozen(struct vd_disk *d, const struct vd_id *id, char why[VD_
         return 0;
     r = vd_layer_is_frozen(d->ds->config.meta, d->ds->maps, id, &d->uuid, why);
     if (r == 0)
-        return vd_layer_unput(d->ds->config.meta, id);
+        return 1;
     vd_layer_rel(id, rel, sizeof(rel));
     if (r == 1)
         snprintf(
@@ -88,6 +88,14 @@ int vd__refuse_if_frozen(struct vd_disk *d, const struct vd_id *id, char why[VD_
             "--as-plain` to take its file's bytes as they are",
             rel);
     return -EUCLEAN;
+}
+
+/* The live layer has the record of a frozen one. Either a freeze was cut before its commit, or this metadata is
+ * older than that layer's freeze: then others stand on it, and it is never written again. */
+int vd__refuse_if_frozen(struct vd_disk *d, const struct vd_id *id, char why[VD_META_WHY])
+{
+    int r = look_if_frozen(d, id, why);
+    return r == 1 ? vd_layer_unput(d->ds->config.meta, id) : r;
 }
 
 static int load_chains(struct vd_disk *d, const struct vd_view_record *view, struct chain **chains,
@@ -333,7 +341,7 @@ static void try_to_share(struct vd_disk *d, char why[VD_META_WHY])
     if (now)
         d->share_tried_ms = vd_now_ms();
     pthread_mutex_unlock(&d->mu);
-    if (now)
+    if (now && !atomic_load(&d->unrecorded))
         (void)!vd__disk_share_if_free(d, why);
 }
 
@@ -353,4 +361,19 @@ int vd__disk_follow(struct vd_disk *d, char why[VD_META_WHY])
     }
     pthread_mutex_unlock(&d->own_mu);
     return r;
+}
+
+/* ---- without an owner record ---- */
+
+/* The lock that keeps out who would freeze the live layer is not held: its record is left alone. */
+int vd__disk_follow_unrecorded(struct vd_disk *d, char why[VD_META_WHY])
+{
+    atomic_store(&d->unrecorded, true); /* until the next open, which tries again */
+    int r = vd__disk_follow(d, why);
+    struct live *live = vd__live(d);
+    if (r == 0)
+        r = live->lm ? look_if_frozen(d, &live->disk_id, why) : -ENODATA;
+    if (r < 0)
+        atomic_store(&d->unrecorded, false);
+    return vd_min(r, 0);
 }

@@ -220,6 +220,7 @@ static int settle(struct vd_disk *d, enum vd_owner_state want, enum vd_lock befo
             d->locked = before;
     } else if (r == 0 && d->locked == lock_of(want)) {
         atomic_store(&d->state, want);
+        atomic_store(&d->unrecorded, false);
     }
     bool none = d->locked == VD_LOCK_NONE;
     if (none) {
