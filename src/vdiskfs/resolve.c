@@ -81,17 +81,52 @@ static int check_overlap(const struct vd_daemon *d)
     return 0;
 }
 
+/* What of PATH is there, resolved: where the rest will be made. */
+static int real_part(const char *path, char ret_path[PATH_MAX])
+{
+    char part[PATH_MAX];
+
+    snprintf(part, sizeof(part), "%s", path);
+    while (!realpath(part, ret_path)) {
+        char *slash = strrchr(part, '/');
+        if (errno != ENOENT || !slash)
+            return -errno;
+        slash[slash == part] = '\0';
+    }
+    return 0;
+}
+
+static int check_cache_place(const struct vd_daemon *d)
+{
+    char real[PATH_MAX];
+
+    if (real_part(d->cache_dir, real) < 0)
+        return 0; /* who makes it says why */
+    if (is_below(real, d->source)) {
+        vd_log_error("%s: the cache is inside the source %s, so it would be served, and cached, "
+                     "itself; give --cache=DIR elsewhere",
+                     d->cache_dir, d->source);
+        return -1;
+    }
+    if (is_below(real, d->mountpoint)) {
+        vd_log_error("%s: the mount %s would cover its own cache; give --cache=DIR elsewhere",
+                     d->cache_dir, d->mountpoint);
+        return -1;
+    }
+    return 0;
+}
+
 static int find_cache_dir(struct vd_daemon *d)
 {
     if (d->opt.cache_mode == VD_CACHE_OFF)
         return 0;
     if (d->opt.cache)
-        return absolute(d->opt.cache, d->cache_dir);
+        return absolute(d->opt.cache, d->cache_dir) < 0 ? -1 : check_cache_place(d);
     int r = vd_default_cache_dir(d->source, d->cache_dir, sizeof(d->cache_dir));
     if (r < 0)
         vd_log_error("no default place for a cache (%s); give --cache=DIR or --cache-mode=off",
                      r == -ENOENT ? "neither XDG_CACHE_HOME nor HOME is set" : strerror(-r));
-    return r < 0 ? -1 : 0;
+    return r < 0 ? -1 : check_cache_place(d);
 }
 
 int vd_daemon_resolve(struct vd_daemon *d)

@@ -115,6 +115,12 @@ wrong 'same directory' "$SRC" "$SRC" "${CACHE[@]}"
 mkdir "$SRC/inside"
 wrong 'inside the source' "$SRC" "$SRC/inside" "${CACHE[@]}"
 wrong 'cover its own source' "$SRC" "$T" "${CACHE[@]}"
+ln -s "$SRC/inside" "$T/into"
+for place in "$SRC" "$SRC/inside/new/cache" "$T/into" "$T/into/new"; do
+    wrong 'cache is inside the source' "$SRC" "$MNT" --cache="$place" --cache-size=16M
+done
+wrong 'cover its own cache' "$SRC" "$MNT" --cache="$MNT/cache" --cache-size=16M
+[ -z "$(ls -A "$SRC/inside")$(ls -A "$MNT")" ] || fail "a cache was made"
 wrong 'must be a size' "$SRC" "$MNT" --cache-size=many
 wrong 'must be a size' "$SRC" "$MNT" --cache-slot=2M
 wrong 'power of two' "$SRC" "$MNT" --cache-slot=12K
