@@ -19,7 +19,7 @@
 #include <string.h>
 
 #define OWN_KEY "own"
-#define REST_MAX (64u << 20) /* bytes that are still copied at a release */
+#define REST_MAX (16u << 20) /* bytes that are still copied at a release */
 
 static int read_record(struct mirror *m, struct record *ret_rec)
 {
