@@ -54,6 +54,7 @@ struct cli_place {
     json_t *verdicts;            /* see cli_disk_probe; NULL: none yet */
     struct cli_usage *used;      /* what the cache holds; see cli_cached_bits */
     unsigned unseen;             /* files and folders that cli_walk could not look at */
+    bool hung;                   /* the daemon has not answered in time, and is not asked again */
 };
 
 /* A path: a place and what it names below the source ("" for the source itself). */
@@ -76,8 +77,8 @@ int cli_resolve_all(const struct cli *cli, struct cli_target **ret_ts) VD_WARN_U
 json_t *cli_daemons(void);
 
 /* Asks the daemon of P. 0 or -errno with RET_WHY (VD_META_WHY bytes); -ENOTCONN where it is
- * offline. ARGS is consumed. */
-int cli_ask(const struct cli_place *p, const char *command, json_t *args, unsigned timeout_ms,
+ * offline; -ETIMEDOUT, and from then on at once, where it hangs. ARGS is consumed. */
+int cli_ask(struct cli_place *p, const char *command, json_t *args, unsigned timeout_ms,
             json_t **ret_ok, char *ret_why) VD_WARN_UNUSED;
 #define CLI_TIMEOUT_MS 10000u
 #define CLI_LONG_TIMEOUT_MS (24u * 3600 * 1000) /* the cache is walked, or all of it read */
@@ -110,7 +111,7 @@ struct cli_disk {
 /* Reads all that is known of the file REL below P's source. 0; -ENODATA: not a disk, nor could it
  * be one (not a regular file); -errno of the file. Damaged metadata is no failure (`refused`).
  * After 0 free D. */
-int cli_disk_load(const struct cli_place *p, const char *rel, struct cli_disk *d) VD_WARN_UNUSED;
+int cli_disk_load(struct cli_place *p, const char *rel, struct cli_disk *d) VD_WARN_UNUSED;
 void cli_disk_free(struct cli_disk *d);
 /* Counts D's layers, and, where no daemon has it open, asks what its next open would: `refused`
  * where others stand on the layer that it would write, `broken` where a map, or a frozen layer's

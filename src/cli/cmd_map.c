@@ -125,7 +125,7 @@ int cmd_map(struct cli *cli)
 
 /* Whether the block that BITS marks as cached is good: true, false, or null where nobody can say.
  */
-static json_t *checksum_ok(const struct cli_place *p, const struct cli_disk *d, uint64_t block)
+static json_t *checksum_ok(struct cli_place *p, const struct cli_disk *d, uint64_t block)
 {
     char why[VD_META_WHY];
     json_t *ok = NULL, *good = NULL, *args = d->online ? cli_disk_args(d) : NULL;

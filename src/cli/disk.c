@@ -156,10 +156,12 @@ json_t *cli_disk_args(const struct cli_disk *d)
                      (json_int_t)d->st.st_ino);
 }
 
-static void load_online(const struct cli_place *p, struct cli_disk *d)
+static void load_online(struct cli_place *p, struct cli_disk *d)
 {
     char why[VD_META_WHY];
     json_t *ok = NULL;
+    if (p->hung)
+        return; /* it was said of the first disk */
     int r = cli_ask(p, "info", cli_disk_args(d), CLI_TIMEOUT_MS, &ok, why);
     if (r == 0 && json_is_true(json_object_get(ok, "attached"))) {
         d->online = json_incref(ok);
@@ -183,7 +185,7 @@ static int open_file(const struct cli_place *p, const char *rel, struct cli_disk
     return d->fd < 0 ? -errno : 0;
 }
 
-int cli_disk_load(const struct cli_place *p, const char *rel, struct cli_disk *d)
+int cli_disk_load(struct cli_place *p, const char *rel, struct cli_disk *d)
 {
     memset(d, 0, sizeof(*d));
     d->fd = -1;

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 /* vdisk doctor, the part that looks at mounts, sources and caches. */
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
+#include <sys/wait.h>
 #include <sys/xattr.h>
 
 #include "cli.h"
@@ -67,8 +71,40 @@ static void look_at_filters(struct doctor *doc, const char *sock)
     json_decref(ok);
 }
 
-/* A mount whose daemon is gone answers statfs(2) with ENOTCONN at once; one whose daemon is stuck
- * would not answer, so only mounts without a living daemon are touched. */
+/* statfs(2) of a mount whose daemon may be stuck, and then would not answer: a child asks, which may be beyond
+ * any signal and is left behind. It holds nothing open that others wait for. 0, -errno, -ETIMEDOUT. */
+static int statfs_in_child(const char *point)
+{
+    int pipe_fds[2], r = 0;
+    if (pipe2(pipe_fds, O_CLOEXEC) < 0)
+        return -errno;
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid == 0) {
+        struct statfs fs;
+        for (int fd = 0; fd <= STDERR_FILENO; fd++)
+            if (fd != pipe_fds[1])
+                close(fd);
+        r = statfs(point, &fs) < 0 ? -errno : 0;
+        _exit(write(pipe_fds[1], &r, sizeof(r)) != sizeof(r));
+    }
+    if (pid < 0)
+        r = -errno;
+    close(pipe_fds[1]);
+    struct pollfd p = {.fd = pipe_fds[0], .events = POLLIN};
+    if (pid > 0 && poll(&p, 1, (int)PING_TIMEOUT_MS) <= 0) {
+        kill(pid, SIGKILL);
+        r = -ETIMEDOUT;
+    } else if (pid > 0) {
+        if (read(pipe_fds[0], &r, sizeof(r)) != sizeof(r))
+            r = -EIO;
+        waitpid(pid, NULL, 0);
+    }
+    close(pipe_fds[0]);
+    return r;
+}
+
+/* A mount whose daemon is gone answers with ENOTCONN at once. Those that have answered a ping are not asked. */
 static void look_at_orphans(struct doctor *doc, json_t *daemons)
 {
     vd_cleanup_fclose FILE *f = fopen("/proc/self/mounts", "re");
@@ -78,13 +114,18 @@ static void look_at_orphans(struct doctor *doc, json_t *daemons)
         size_t i;
         json_t *info;
         bool living = false;
-        struct statfs fs;
         if (sscanf(line, "%*s %4095s %63s", point, type) != 2 || strcmp(type, "fuse.vdiskfs") != 0)
             continue;
         json_array_foreach(daemons, i, info) living |= strcmp(text_of(info, "mount"), point) == 0;
-        if (!living && statfs(point, &fs) < 0 && errno == ENOTCONN)
+        int r = living ? 0 : statfs_in_child(point);
+        if (r == -ENOTCONN)
             doctor_say(doc, DOCTOR_ERROR, "umount -l it, and mount anew",
                        "the daemon of the mount %s is dead", point);
+        else if (r == -ETIMEDOUT)
+            doctor_say(doc, DOCTOR_ERROR,
+                       "look into its log; if it hangs on its source, mend that, else kill it, umount -l, and "
+                       "mount anew",
+                       "the daemon of the mount %s does not answer", point);
     }
 }
 

@@ -42,15 +42,19 @@ json_t *cli_daemons(void)
     return list;
 }
 
-int cli_ask(const struct cli_place *p, const char *command, json_t *args, unsigned timeout_ms,
+int cli_ask(struct cli_place *p, const char *command, json_t *args, unsigned timeout_ms,
             json_t **ret_ok, char *ret_why)
 {
     int r = -ENOTCONN;
-    if (p->socket[0])
+    if (p->hung) {
+        snprintf(ret_why, VD_META_WHY, "the daemon of %.300s does not answer", p->mount);
+        r = -ETIMEDOUT;
+    } else if (p->socket[0])
         r = vd_ctl_call(p->socket, command, args, timeout_ms, ret_ok, ret_why, VD_META_WHY);
     else
         snprintf(ret_why, VD_META_WHY,
                  "no mount of %.300s is running, and only its daemon knows this", p->source);
+    p->hung |= r == -ETIMEDOUT;
     json_decref(args);
     return r;
 }

@@ -225,7 +225,7 @@ static int scan_bits(struct cli_layers *l, struct bits *b)
     return cli_layers_each(l, 0, l->disk->size_bytes, false, add_extent, b, why);
 }
 
-static int ask_bits(const struct cli_place *p, const struct cli_disk *d, struct bits *b)
+static int ask_bits(struct cli_place *p, const struct cli_disk *d, struct bits *b)
 {
     for (uint64_t first = 0; first < b->nblocks;) {
         json_t *ok = NULL, *run, *args = cli_disk_args(d);

@@ -83,6 +83,9 @@ cleanup() {
         done
     fi
     cd /
+    for pid in "${LATER_PIDS[@]}"; do # an unmount would wait for a daemon that the test has stopped
+        left "$pid" && kill -CONT "${pid%:*}" 2>/dev/null
+    done
     for mnt in $(mounts_below); do
         umount "$mnt" 2>/dev/null || umount -l "$mnt" 2>/dev/null
     done

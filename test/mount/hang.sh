@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # A backing that hangs stops its own disk only: another disk of the same mount, cached and not, names and
-# attributes go on. The hung one is a file of a file server that is stopped.
+# attributes go on. The hung one is a file of a file server that is stopped. And a daemon that hangs stops no command
+# that only looks.
 . "$(dirname "$0")/lib.sh"
 
 mkdir "$SRC/slow"
@@ -44,5 +45,23 @@ done
 for fd in "${fds[@]}"; do exec {fd}<&-; done
 umount_vd "$MNT"
 umount "$SRC/slow"
+kill $server 2>/dev/null || true # somebody's mount namespace may hold a copy of its mount
 wait $server || true
 ok "a hung backing stops its own disk only"
+
+# ---- a daemon that hangs: it is asked once, and then left alone
+for i in 1 2 3 4; do
+    random_file "$SRC/more$i.img" 1M
+done
+mount_vd "$SRC" "$MNT"
+kill -STOP "$(vd_pid "$MNT")"
+timeout 30 "$VD_BUILD/vdisk" --json ls "$SRC" >"$T/ls" 2>"$T/err" || fail "ls beside a daemon that hangs: $(cat "$T/err")"
+assert_eq "disks" "$(jq '.disks | length' "$T/ls")" 5
+assert_eq "what ls says" "$(grep -c 'did not answer' "$T/err")" 1
+mkdir "$T/no-run" # of another user, so to speak: nothing tells that this mount has a daemon
+VDISKFS_RUNDIR=$T/no-run timeout 60 "$VD_BUILD/vdisk" --json doctor 2>&1 | cat >"$T/doctor" || true
+jq -e --arg m "$MNT" '.findings[] | select(.level == "error" and (.what | endswith("the mount \($m) does not answer")))' \
+    "$T/doctor" >/dev/null || fail "doctor: $(cat "$T/doctor")"
+kill -CONT "$(vd_pid "$MNT")"
+umount_vd "$MNT"
+ok "a daemon that hangs stops neither ls nor doctor"
