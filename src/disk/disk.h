@@ -507,6 +507,12 @@ int vd__disk_change_now(struct vd_disk *d, enum io_kind kind, int arg, uint64_t 
 int vd__own_for_change(struct vd_disk *d);
 /* Runs RUN(&io->job) here while the lane lets it in, else on its threads. */
 void vd__run_or_queue(struct io *io, void (*run)(struct vd_job *job));
-off_t vd__disk_seek_now(struct vd_disk *d, uint64_t off, int whence); /* seek.c */
+
+/* seek.c */
+off_t vd__disk_seek_now(struct vd_disk *d, uint64_t off, int whence);
+/* In the bytes [OFF, END), all of which O holds: the offset where WHENCE is first found in its file, END where it is
+ * not, -errno. Blocks. */
+off_t vd__seek_run(struct view *v, const struct vd_block_owner *o, uint64_t off, uint64_t end,
+                   int whence);
 
 #endif

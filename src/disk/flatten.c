@@ -2,8 +2,8 @@
 /*
  * Flatten: the live layer comes to own every block; then nothing below is needed, and the disk is plain.
  *
- *   copy     run by run, as clients' first writes would (cow.c), while clients go on; what is zero is
- *            punched into the file, since of a plain disk the file alone speaks. What was copied
+ *   copy     run by run, as clients' first writes would (cow.c), while clients go on; what is zero, or a hole
+ *            in a layer's file, is punched into the file, since of a plain disk the file alone speaks. What was copied
  *            stays copied: after a cut, or a stop, the next call goes on.
  *   commit   changes wait; everything is durable; the view is gone from the metadata (home FILE), or
  *            has no maps below it and no parent (home LAYERS)
@@ -48,6 +48,15 @@ static int copy(struct vd_disk *d, struct view *v, uint64_t first, uint32_t nblo
     return r;
 }
 
+/* How many of the NBLOCKS blocks at FIRST, which O holds, are a hole in its file: an image may be terabytes of it. */
+static uint64_t hole_at(struct view *v, const struct vd_block_owner *o, uint64_t first,
+                        uint64_t nblocks)
+{
+    off_t data = vd__seek_run(v, o, first << VD_BLOCK_SHIFT,
+                              (first + nblocks) << VD_BLOCK_SHIFT, SEEK_DATA);
+    return data < 0 ? 0 : ((uint64_t)data >> VD_BLOCK_SHIFT) - first; /* else it is read */
+}
+
 /* The run of blocks at FIRST: done, and how long it was. */
 static int one_run(struct vd_disk *d, uint64_t first, uint64_t nblocks, uint8_t *buf,
                    uint64_t *ret_run)
@@ -56,7 +65,10 @@ static int one_run(struct vd_disk *d, uint64_t first, uint64_t nblocks, uint8_t 
     struct view *v = vd__view_get(d, &shard);
     struct vd_block_owner o;
     int r = vd_resolve(v->live->lm, v->maps, v->nmaps, first, nblocks, true, &o, ret_run);
-    if (r == 0 && (o.kind == VD_OWNED_ZERO || o.kind == VD_OWNED_NONE)) {
+    uint64_t hole = r == 0 && o.kind == VD_OWNED_FROZEN ? hole_at(v, &o, first, *ret_run) : 0;
+    if (hole)
+        *ret_run = hole;
+    if (r == 0 && (hole || o.kind == VD_OWNED_ZERO || o.kind == VD_OWNED_NONE)) {
         r = punch(d, v, first, *ret_run);
     } else if (r == 0 && o.kind == VD_OWNED_FROZEN) {
         *ret_run = vd_min(*ret_run, (uint64_t)CHUNK_BLOCKS);

@@ -32,9 +32,8 @@ static off_t seek_file(struct vd_backing *b, uint64_t off, uint64_t end, int whe
     return (off_t)vd_min((uint64_t)found, end);
 }
 
-/* In the bytes [OFF, END), which O holds: as seek_file. */
-static off_t seek_run(struct view *v, const struct vd_block_owner *o, uint64_t off, uint64_t end,
-                      int whence)
+off_t vd__seek_run(struct view *v, const struct vd_block_owner *o, uint64_t off, uint64_t end,
+                   int whence)
 {
     struct vd_backing *b = v->live->backing;
     if (o->kind == VD_OWNED_ZERO || o->kind == VD_OWNED_NONE)
@@ -56,7 +55,7 @@ static off_t seek_view(struct view *v, uint64_t off, uint64_t size, int whence)
         if (r < 0)
             return r;
         uint64_t end = vd_min((block + run) << VD_BLOCK_SHIFT, size);
-        off_t found = seek_run(v, &o, off, end, whence);
+        off_t found = vd__seek_run(v, &o, off, end, whence);
         if (found < 0 || (uint64_t)found < end)
             return found;
         off = end;

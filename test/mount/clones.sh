@@ -521,6 +521,25 @@ clean "after the load"
 umount_vd "$MNT"
 ok "in use"
 
+# ---- flatten of what is nearly all hole
+
+how=offline AT=$SRC
+rm -rf "${SRC:?}"/* "$SRC/.vdiskfs" "$CACHE"
+truncate -s 8T "$SRC/vast.raw"
+stamp "$SRC/vast.raw" a 0
+stamp "$SRC/vast.raw" b $((1 << 30))
+printf c | dd of="$SRC/vast.raw" bs=1 seek=$(((1 << 42) + 12288 + 100)) conv=notrunc status=none
+does "clone" clone "$SRC/vast.raw" "$SRC/flat.raw"
+timeout 100 "$VD_BUILD/vdisk" flatten "$SRC/flat.raw" || fail "flatten of holes: exit $?"
+assert_eq "flat" "$(value .depth info "$SRC/flat.raw")" 0
+assert_eq "size" "$(stat -c %s "$SRC/flat.raw")" $((8 << 40))
+assert_lt "allocated" "$(($(stat -c %b "$SRC/flat.raw") * 512))" 1000000
+for at in 0 $((1 << 42)) $((8 << 40)); do # with what is around
+    cmp -n 131072 -i $((at > 65536 ? at - 65536 : 0)) "$SRC/flat.raw" "$SRC/vast.raw" || fail "the bytes at $at differ"
+done
+assert_eq "first" "$(byte "$SRC/flat.raw" 0)$(byte "$SRC/flat.raw" $((1 << 30)))" ab
+ok "flatten of holes"
+
 # ---- flatten that is interrupted, and shows how far it is
 
 how=offline AT=$SRC
