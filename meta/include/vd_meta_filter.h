@@ -62,4 +62,19 @@ int vd_meta_each_filter_data(struct vd_meta *m, const char *name,
                              int (*fn)(void *user, const char *key, const void *value, size_t len),
                              void *user) VD_WARN_UNUSED;
 
+/*
+ * What the disk's own file says of required filters, for when the metadata cannot be used, or are lost: a disk that is
+ * encrypted must not be read as it lies there. Set before the record of the first required filter is committed, and to
+ * NONE after that of the last one is gone, and CHANGING in between: then the records alone tell.
+ */
+#define VD_META_XATTR_FILTERED "user.vdiskfs.filtered"
+
+enum vd_filter_mark { VD_FILTER_MARK_NONE, VD_FILTER_MARK_CHANGING, VD_FILTER_MARK_REQUIRED };
+
+/* PATH_FD may be one of O_PATH. Not durable before an fsync of the file. 0 or -errno; -EOPNOTSUPP: the file system has
+ * no attributes (NONE is set there all the same). */
+int vd_filter_mark_set(int path_fd, enum vd_filter_mark mark) VD_WARN_UNUSED;
+/* A value that is none of these reads as REQUIRED. 0 or -errno. */
+int vd_filter_mark_get(int path_fd, enum vd_filter_mark *ret_mark) VD_WARN_UNUSED;
+
 #endif

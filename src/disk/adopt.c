@@ -16,6 +16,7 @@
 #include <sys/xattr.h>
 
 #include "freeze.h"
+#include "vd_meta_filter.h"
 #include "vd_step.h"
 
 /* The UUID that the file's attribute names. */
@@ -130,6 +131,8 @@ static int break_link(int fd, const struct stat *st)
 static int unname(int fd)
 {
     int r = vd_layered_unmark(fd);
+    if (r == 0)
+        r = vd_filter_mark_set(fd, VD_FILTER_MARK_NONE);
     if (r == 0 && fremovexattr(fd, VD_META_XATTR) < 0 && errno != ENODATA)
         r = -errno;
     return r == 0 && fsync(fd) < 0 ? -errno : r;

@@ -17,6 +17,7 @@
 #include <time.h>
 
 #include "vd_log.h"
+#include "vd_meta_filter.h"
 
 #define LANE_THREADS 32u
 #define TICK_WAIT_MS 20 /* a kernel's time stamps move every 4 ms (HZ 250), at most 10 */
@@ -71,8 +72,13 @@ static int identify(struct vd_disk *d, char why[VD_META_WHY])
 {
     struct vd_meta_store *store = d->ds->config.meta;
     struct vd_id uuid;
-    bool made;
-    int r = vd_meta_bind(store, d->backing->fd, d->path, true, &uuid, &made, why);
+    bool made = false;
+    enum vd_filter_mark mark;
+    /* One with required filters is not new: where its metadata are lost its name in them stays, for when they are restored. */
+    int r = vd_filter_mark_get(d->backing->fd, &mark);
+    if (r == 0)
+        r = vd_meta_bind(store, d->backing->fd, d->path, mark == VD_FILTER_MARK_NONE, &uuid, &made,
+                         why);
     if (r < 0)
         return r;
     pthread_mutex_lock(&d->ds->mu);
@@ -173,8 +179,11 @@ static int join(struct vd_disk *d)
     }
     if (r != -EUCLEAN)
         without_metadata(d);
+    enum vd_filter_mark mark;
     if (r == -EUCLEAN)
         vd_log_error("%s: refused: %s", d->path, why);
+    else if (vd_filter_mark_get(d->backing->fd, &mark) < 0 || mark != VD_FILTER_MARK_NONE)
+        vd_log_note("%s: its metadata cannot be used: %s", d->path, why[0] ? why : strerror(-r));
     else if (d->ds->config.meta)
         vd_log_warning("%s: served uncached: its metadata cannot be used: %s", d->path,
                        why[0] ? why : strerror(-r));

@@ -19,6 +19,7 @@
 
 #include "freeze.h"
 #include "heritage.h"
+#include "vd_meta_filter.h"
 #include "vd_step.h"
 
 struct clone {
@@ -130,6 +131,8 @@ static int make_file(struct clone *c)
         r = vd_meta_attr_set(c->fd, &c->uuid);
     if (r == 0)
         r = vd_layered_mark(c->fd, NULL);
+    if (r == 0 && vd__heritage_required(c->heritage))
+        r = vd_filter_mark_set(c->fd, VD_FILTER_MARK_REQUIRED);
     if (r < 0)
         return r;
     bool root = geteuid() == 0;

@@ -187,6 +187,62 @@ static int commit(struct vd_disk *d, record_change *change, const struct vd_filt
     return r;
 }
 
+/* ---- the mark on the disk's file ---- */
+
+static bool any_required(const struct specs *s)
+{
+    for (size_t i = 0; i < s->n; i++)
+        if (s->v[i].required)
+            return true;
+    return false;
+}
+
+/* Before a record of a required filter comes or goes. */
+static int mark_changing(struct vd_disk *d, const struct vd_filter_spec *spec,
+                         char why[VD_META_WHY])
+{
+    if (!spec->required)
+        return 0;
+    int r = vd_filter_mark_set(d->backing->fd, VD_FILTER_MARK_CHANGING);
+    if (r == 0 && fsync(d->backing->fd) < 0)
+        r = -errno;
+    if (r < 0)
+        snprintf(why, VD_META_WHY,
+                 "its file cannot be marked as one that must not be read without filter %s: %s",
+                 spec->name, strerror(-r));
+    vd_step("filter-marked");
+    return r;
+}
+
+/* After it: S are the disk's filters now. CHANGING is as safe, but where the metadata are lost. */
+static void mark_settled(struct vd_disk *d, const struct vd_filter_spec *spec,
+                         const struct specs *s)
+{
+    if (!spec->required)
+        return;
+    int r = vd_filter_mark_set(d->backing->fd,
+                               any_required(s) ? VD_FILTER_MARK_REQUIRED : VD_FILTER_MARK_NONE);
+    if (r == 0 && fsync(d->backing->fd) < 0)
+        r = -errno;
+    if (r < 0)
+        vd_log_warning("%s: its attribute " VD_META_XATTR_FILTERED " cannot be changed: %s",
+                       d->path, strerror(-r));
+}
+
+/* May it be served with S? NULL: its metadata cannot be used. */
+static int look_at_mark(struct vd_disk *d, const struct specs *s)
+{
+    enum vd_filter_mark mark;
+    int r = vd_filter_mark_get(d->backing->fd, &mark);
+    if (r < 0 || mark == VD_FILTER_MARK_NONE || (s && any_required(s)) ||
+        (s && mark == VD_FILTER_MARK_CHANGING))
+        return r;
+    vd_log_error("%s: refused: it must not be read without a filter that its metadata %s; restore "
+                 "them, or run `vdisk adopt PATH --as-plain` to take its bytes as they are",
+                 d->path, s ? "do not have" : "would have, which cannot be used");
+    return -EUCLEAN;
+}
+
 /* From S to the disk's chain. FRESH: the one that a user attaches. */
 static int replace(struct vd_disk *d, const struct specs *s, const char *fresh,
                    record_change *change, const struct vd_filter_spec *spec, char why[VD_META_WHY])
@@ -252,10 +308,14 @@ int vd__filters_attach(struct vd_disk *d)
     struct specs s = {0};
     char why[VD_META_WHY] = "";
     if (!c->filters || vd_id_is_zero(&d->uuid))
-        return 0;
+        return look_at_mark(d, NULL);
     snprintf(info.name, sizeof(info.name), "%s", d->path);
     vd_id_hex(&d->uuid, info.uuid);
     int r = specs_read(d, &s, why);
+    if (r == 0 && (r = look_at_mark(d, &s)) < 0) {
+        specs_clear(&s);
+        return r;
+    }
     if (r == 0)
         r = vd_lane_open(c->lanes, UPCALL_THREADS, &d->upcalls);
     if (r == 0)
@@ -403,9 +463,18 @@ static int attach(struct vd_disk *d, struct specs *s, struct vd_filter_spec *spe
     if (r == 0)
         r = commit(d, del_record, spec, why);
     if (r == 0)
+        r = mark_changing(d, spec, why);
+    if (r == 0)
         r = replace(d, s, spec->name, put_record, spec, why);
-    if (r < 0 && r != -EROFS) /* what it has put while it was asked */
-        (void)!commit(d, del_record, spec, (char[VD_META_WHY]){0});
+    if (r < 0 && r != -EROFS) { /* what it has put while it was asked */
+        int undone = commit(d, del_record, spec, (char[VD_META_WHY]){0});
+        if (s->n && find(s, spec->name) == s->n - 1)
+            s->n--;
+        if (undone == 0)
+            mark_settled(d, spec, s);
+    }
+    if (r == 0)
+        mark_settled(d, spec, s);
     if (r == 0) {
         qsort(s->v, s->n, sizeof(*s->v), by_place);
         atomic_store(&d->filters_sum, sum_specs(s));
@@ -457,9 +526,13 @@ int vd_disks_filter_detach(struct vd_disks *ds, int path_fd, const char *path, c
         struct vd_filter_spec spec = s.v[i];
         memmove(&s.v[i], &s.v[i + 1], (s.n - i - 1) * sizeof(*s.v));
         s.n--;
-        r = replace(d, &s, NULL, del_record, &spec, ret_why);
+        r = mark_changing(d, &spec, ret_why);
         if (r == 0)
+            r = replace(d, &s, NULL, del_record, &spec, ret_why);
+        if (r == 0) {
+            mark_settled(d, &spec, &s);
             atomic_store(&d->filters_sum, sum_specs(&s));
+        }
     }
     let_go(d, &s);
     return r;

@@ -87,6 +87,14 @@ int vd__heritage_read(struct vd_meta *m, struct heritage **ret_h)
     return r;
 }
 
+bool vd__heritage_required(const struct heritage *h)
+{
+    for (size_t i = 0; i < h->nspecs; i++)
+        if (h->specs[i].required)
+            return true;
+    return false;
+}
+
 int vd__heritage_write(const struct heritage *h, struct vd_meta *m)
 {
     int r = 0;

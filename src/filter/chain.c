@@ -402,6 +402,22 @@ static void call_event(void *arg)
     c->result = c->a->lib->ops->event(c->a->self, c->event);
 }
 
+/* Services of any thread write it, under the mutex. */
+static void clear_why(struct vd__attachment *a)
+{
+    pthread_mutex_lock(&a->mu);
+    a->why[0] = '\0';
+    pthread_mutex_unlock(&a->mu);
+}
+
+static void say_why(struct vd__attachment *a, int r, char why[VD_FILTER_WHY])
+{
+    pthread_mutex_lock(&a->mu);
+    snprintf(why, VD_FILTER_WHY, "filter %s: %.400s", a->spec.name,
+             a->why[0] ? a->why : strerror(-r));
+    pthread_mutex_unlock(&a->mu);
+}
+
 static int tell(struct vd__attachment *a, const struct vd_filter_event *event, bool inside,
                 char why[VD_FILTER_WHY])
 {
@@ -409,13 +425,12 @@ static int tell(struct vd__attachment *a, const struct vd_filter_event *event, b
     struct event_call c = {.a = a, .event = event};
     if (!vd__usable(a) || !a->lib->ops->event)
         return 0;
-    a->why[0] = '\0';
+    clear_why(a);
     int r = vd__upcall(a, &frame, "event", call_event, &c);
     if (r == 0)
         r = vd_min(c.result, 0);
     if (r < 0)
-        snprintf(why, VD_FILTER_WHY, "filter %s: %.400s", a->spec.name,
-                 a->why[0] ? a->why : strerror(-r));
+        say_why(a, r, why);
     return r;
 }
 
@@ -526,19 +541,20 @@ static int tell_open(struct vd__attachment *a, bool writable, char why[VD_FILTER
     if (!vd__usable(a)) {
         if (!a->spec.required)
             return 0;
+        pthread_mutex_lock(&a->mu);
         snprintf(why, VD_FILTER_WHY, "its required filter %s is %s: %.300s", a->spec.name,
                  a->lib ? "quarantined" : "missing", a->why);
+        pthread_mutex_unlock(&a->mu);
         return -EIO;
     }
     if (!a->lib->ops->open)
         return 0;
-    a->why[0] = '\0';
+    clear_why(a);
     int r = vd__upcall(a, &frame, "open", call_open, &c);
     if (r == 0)
         r = vd_min(c.result, 0);
     if (r < 0)
-        snprintf(why, VD_FILTER_WHY, "filter %s: %.400s", a->spec.name,
-                 a->why[0] ? a->why : strerror(-r));
+        say_why(a, r, why);
     return r;
 }
 

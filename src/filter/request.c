@@ -311,7 +311,7 @@ static void call_submits(void *arg)
 static int ask(struct vd__io *io)
 {
     struct vd__attachment *a = io->chain->a[io->at];
-    bool sample = io->rq.id % SAMPLE_EVERY == 0;
+    bool sample = io->rq.id / VD_COUNTER_SHARDS % SAMPLE_EVERY == 0;
     struct asking k = {
         .io = io,
         .frame = {.io = io, .inside = true, .may_wait = io->may_wait},

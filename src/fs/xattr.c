@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Extended attributes pass, but for the two that say which disk a file is, and whether it has
- * layers: they are ours. A file copied with them would otherwise carry them back in through the
+ * Extended attributes pass, but for those that say which disk a file is, whether it has layers,
+ * and required filters: they are ours. A file copied with them would otherwise carry them back in through the
  * mount.
  */
 #include "fs.h"
@@ -9,11 +9,13 @@
 #include <limits.h>
 #include <sys/xattr.h>
 
+#include "vd_meta_filter.h"
 #include "vd_view.h"
 
 static bool ours(const char *name)
 {
-    return strcmp(name, VD_META_XATTR) == 0 || strcmp(name, VD_META_XATTR_LAYERED) == 0;
+    return strcmp(name, VD_META_XATTR) == 0 || strcmp(name, VD_META_XATTR_LAYERED) == 0 ||
+           strcmp(name, VD_META_XATTR_FILTERED) == 0;
 }
 
 void vd__op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)

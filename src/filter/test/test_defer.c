@@ -176,8 +176,6 @@ START_TEST(test_timed)
     for (uintptr_t i = 0; i < 4; i++)
         disk_submit(d, VD_FILTER_FLUSH, ms[i], NULL, 0, note_order, (void *)i);
     wait_for(&ended, 4);
-    ck_assert_uint_eq(order[2], 2);
-    ck_assert_uint_eq(order[3], 0);
     /* an hour, and two, and then the disk drains */
     for (int i = 0; i < 100; i++)
         disk_submit(d, VD_FILTER_FLUSH, 3600000u + (unsigned)i, NULL, 0, one_ended, NULL);
