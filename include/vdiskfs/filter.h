@@ -72,6 +72,7 @@ extern "C" {
 
 /* ---- requests ---- */
 
+/* A client's SEEK_HOLE and SEEK_DATA pass filters by, so what is a hole below must read as zeroes above. */
 enum vd_filter_op {
     VD_FILTER_READ = 0,
     VD_FILTER_WRITE = 1,
@@ -398,7 +399,8 @@ static inline int vd_filter_defer(struct vd_filter_disk *disk, struct vd_filter_
 }
 
 /* The same, and the host passes it on after NS nanoseconds (any number; a very large one is for ever), or when the disk
- * drains. Requests that are due at one time go on in the order in which they were deferred. */
+ * drains. Requests that are due at one time are let go in the order in which they were deferred; several threads
+ * serve them, so they may pass each other afterwards. */
 static inline int vd_filter_defer_for(struct vd_filter_disk *disk, struct vd_filter_request *rq,
                                       uint64_t ns)
 {

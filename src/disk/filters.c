@@ -342,8 +342,14 @@ void vd__filters_detach(struct vd_disk *d)
         atomic_store(&d->filters_ended, true);
         vd__pause_shut(&d->requests);
         vd_filtered_drain(d->filtered, true);
-        while (!vd__pause_drained(&d->requests, DRAIN_MS))
-            vd_log_warning("%s: a filter's own request does not end", d->path);
+        while (!vd__pause_drained(&d->requests, DRAIN_MS)) {
+            char name[VD_FILTER_NAME_MAX + 1];
+            unsigned n = vd_filtered_force(d->filtered, name);
+            if (n)
+                vd_log_error("%s: filter %s held on to requests; %u are failed", d->path, name, n);
+            else
+                vd_log_warning("%s: a filter's own request does not end", d->path);
+        }
         vd__pause_go_on(&d->requests, d->lane);
         vd_filtered_end(d->filtered, d->locked == VD_LOCK_EXCLUSIVE && !atomic_load(&d->gone));
     }

@@ -17,9 +17,10 @@
  *
  * Locks, none held over an upcall:
  *   fs->mu       libraries
- *   fs->hold_mu  the table of tokens; leaf
+ *   fs->hold_mu  the table of tokens; a->mu is taken under it
  *   timer's mu   before hold_mu never: tokens are taken out with it let go
  *   f->mu        draining, who waits; leaf
+ *   a->mu        why an attachment failed; leaf
  */
 #ifndef VD__FILTER_H
 #define VD__FILTER_H

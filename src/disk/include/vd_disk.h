@@ -2,7 +2,7 @@
 /*
  * The disk: where filters, metadata, cache, ownership and backing meet. The FUSE side hands
  * requests in here and knows nothing of what lies below; every request passes one gate
- * (src/disk/gate.c), which is where filters will stand.
+ * (src/disk/gate.c), where its filters stand.
  *
  * Life: attach on the first open, detach after the last release (on a thread of the disk's own; an
  * open that comes meanwhile waits for it). One struct vd_disk an inode of the source.

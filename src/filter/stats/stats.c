@@ -298,8 +298,19 @@ static int replace_file(const char *file, const char *text)
     return r;
 }
 
+static bool counted(struct stats *f)
+{
+    for (int op = 0; op < VD_FILTER_OPS; op++)
+        if (sum_of(f, op).requests)
+            return true;
+    return false;
+}
+
+/* An open that asked for nothing (a snapshot's, a look's) leaves the numbers of the one before. */
 static int save(struct stats *f)
 {
+    if (!counted(f))
+        return 0;
     char *json = malloc(JSON_BYTES);
     if (!json)
         return -ENOMEM;
