@@ -108,6 +108,20 @@ int vd_meta_attr_set(int fd, const struct vd_id *uuid)
     return fsetxattr(fd, VD_META_XATTR, value, strlen(value), 0) < 0 ? -errno : 0;
 }
 
+void vd_meta_disk_name(const struct vd_meta_store *s, const struct vd_id *uuid, const char *path,
+                       char *ret_name, size_t len)
+{
+    struct vd_id found;
+    char hex[VD_ID_HEX];
+    vd_cleanup_close int fd =
+        openat(s->source_fd, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+    vd_id_hex(uuid, hex);
+    if (fd >= 0 && vd__attr_get(fd, &found, NULL) == 0 && vd_id_eq(&found, uuid))
+        snprintf(ret_name, len, "%s", path);
+    else
+        snprintf(ret_name, len, "disk %s (last seen at %s)", hex, path);
+}
+
 /* ---- the search ---- */
 
 /* Is the file the disk's? Of a disk with layers the live layer's inode is another than the file's,

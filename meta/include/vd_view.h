@@ -177,6 +177,11 @@ int vd_meta_each_child(struct vd_meta_store *s, const struct vd_id *parent,
                        int (*fn)(void *user, const struct vd_id *uuid, const char *path),
                        void *user, char ret_why[VD_META_WHY]) VD_WARN_UNUSED;
 
+/* The disk UUID for people, whose record says PATH: PATH if a file that bears the disk's name is there, else (it was
+ * renamed since it was last opened) "disk UUID (last seen at PATH)". Cut to LEN; never fails. */
+void vd_meta_disk_name(const struct vd_meta_store *s, const struct vd_id *uuid, const char *path,
+                       char *ret_name, size_t len);
+
 /*
  * Removes maps and layers that no readable metadata refers to, with left-overs of what was cut off:
  * half-made clones (a disk's metadata without a file that ever got its name), a born clone's second

@@ -112,9 +112,17 @@ static bool is_unborn(struct check *c, struct vd_meta *m, const struct vd_disk_r
            vd_layer_stat(c->place->store, &record->live_disk_id, &st) == 0;
 }
 
+struct child {
+    struct vd_meta_store *store;
+    char *why;
+};
+
 static int name_child(void *user, const struct vd_id *uuid, const char *path)
 {
-    snprintf(user, VD_META_WHY, "%.400s depends on it", path);
+    const struct child *k = user;
+    char name[450];
+    vd_meta_disk_name(k->store, uuid, path, name, sizeof(name));
+    snprintf(k->why, VD_META_WHY, "%s depends on it", name);
     return 1;
 }
 
@@ -129,7 +137,8 @@ static int repair(struct check *c, const struct vd_id *uuid, bool layered, char 
     }
     why[0] = '\0';
     /* Nobody stands on a plain disk's bytes; a disk that was flattened may still have children. */
-    int r = layered ? vd_meta_each_child(c->place->store, uuid, name_child, why, why) : 0;
+    struct child k = {.store = c->place->store, .why = why};
+    int r = layered ? vd_meta_each_child(k.store, uuid, name_child, &k, why) : 0;
     if (r == 0)
         r = vd_meta_remove(c->place->store, uuid);
     if (r < 0 && !why[0])

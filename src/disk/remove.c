@@ -172,6 +172,7 @@ void vd_disks_gone(struct vd_disks *ds, int path_fd)
 /* ---- may it go? ---- */
 
 struct children {
+    struct vd_meta_store *store;
     char *why;
     unsigned n;
 };
@@ -179,16 +180,18 @@ struct children {
 static int add_child(void *user, const struct vd_id *uuid, const char *path)
 {
     struct children *c = user;
+    char name[160];
     size_t len = strlen(c->why);
+    vd_meta_disk_name(c->store, uuid, path, name, sizeof(name));
     if (c->n++ < 3)
-        snprintf(c->why + len, VD_META_WHY - len, "%s%.100s", len ? ", " : "", path);
+        snprintf(c->why + len, VD_META_WHY - len, "%s%s", len ? ", " : "", name);
     return 0;
 }
 
 static int check_children(struct vd_disks *ds, const struct vd_id *uuid, char why[VD_META_WHY])
 {
     char names[VD_META_WHY] = "", cause[VD_META_WHY] = "";
-    struct children c = {.why = names};
+    struct children c = {.store = ds->config.meta, .why = names};
     int r = vd_meta_each_child(ds->config.meta, uuid, add_child, &c, cause);
     if (r < 0) {
         snprintf(why, VD_META_WHY, "who depends on it cannot be told: %.400s",

@@ -188,6 +188,10 @@ story() {
     refused "rm of a parent" "$AT/golden.raw" "now.raw" rm "$AT/golden.raw"
     grep -q "then.raw" "$T/err" || fail "not all who depend on it are named: $(cat "$T/err")"
     [ -e "$AT/golden.raw" ] || fail "a refused rm removed it"
+    mv "$AT/now.raw" "$AT/sub dir/moved.raw"
+    uuid=$(value .uuid info "$AT/sub dir/moved.raw")
+    refused "rm, a child was renamed" "$AT/golden.raw" "disk $uuid (last seen at now.raw)" rm "$AT/golden.raw"
+    mv "$AT/sub dir/moved.raw" "$AT/now.raw"
     layer=$(find "$SRC/.vdiskfs/layers" -type f -size +1M -print -quit)
     refused "rm of a layer" "$layer" private rm "$layer"
     refused "adopt of a layer" "$layer" private adopt --as-plain "$layer"
