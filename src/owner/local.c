@@ -18,10 +18,17 @@ static int local_ask_release(struct vd_coordinator *c, const struct vd_owner_rec
                              const struct vd_id *uuid, char ret_why[VD_META_WHY])
 {
     struct local *l = vd_container_of(c, struct local, c);
-    if (strcmp(holder->host, l->self.host) != 0 || !holder->endpoint[0]) {
+    if (strcmp(holder->host, l->self.host) != 0) {
         snprintf(ret_why, VD_META_WHY,
-                 "it is held by %s:%u, which the local coordinator cannot ask", holder->host,
-                 holder->pid);
+                 "it is held by %s:%u, which the local coordinator cannot ask; close it there, and "
+                 "try again",
+                 holder->host, holder->pid);
+        return -EBUSY;
+    }
+    if (!holder->endpoint[0]) {
+        snprintf(ret_why, VD_META_WHY,
+                 "a command is at work on it on %s, pid %u; try again when that has ended",
+                 holder->host, holder->pid);
         return -EBUSY;
     }
     char hex[VD_ID_HEX], asker[VD_ID_HEX];

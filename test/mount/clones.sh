@@ -569,6 +569,8 @@ interrupted() {
     local pid=$!
     later "$pid"
     wait_for "[ \$(blocks $1) -ge 2048 ]" 60
+    [ "$how" = online ] ||
+        refused "while a command is at work" "$AT/$1.raw" "pid $pid; try again when that has ended" snapshot "$AT/$1.raw" s
     kill -TERM "$pid"
     wait "$pid" || found=$?
     assert_eq "interrupted flatten: $(cat "$T/err")" "$found" 1
