@@ -27,6 +27,7 @@ struct cli {
     const char *usage;                             /* its arguments */
     char **args;                                   /* after the command's words */
     int nargs;
+    int nplain; /* so many at their end are no options, whatever they begin with */
 };
 
 /* Takes the flag NAME ("--shrink") out of the command's arguments: was it there? */
@@ -250,6 +251,8 @@ json_t *cli_work_text(struct cli_work *w, const char *text);
 
 /* Says `vdisk: PATH: ...` on stderr and with --json {"error"} on stdout. Always 1. */
 int cli_fail(const struct cli *cli, const char *path, const char *fmt, ...) VD_PRINTF(3, 4);
+/* The same of wrong usage. Always 2. */
+int cli_wrong(const struct cli *cli, const char *fmt, ...) VD_PRINTF(2, 3);
 /* WHY without the name in front, where that is PATH's (WHY's may be cut, or absolute). */
 const char *cli_cause(const char *path, const char *why);
 /* On stderr only. */

@@ -123,7 +123,8 @@ static void look_at_orphans(struct doctor *doc, json_t *daemons)
                        "the daemon of the mount %s is dead", point);
         else if (r == -ETIMEDOUT)
             doctor_say(doc, DOCTOR_ERROR,
-                       "look into its log; if it hangs on its source, mend that, else kill it, umount -l, and "
+                       "look into its log; if it hangs on its source, mend that, else kill it, "
+                       "umount -l, and "
                        "mount anew",
                        "the daemon of the mount %s does not answer", point);
     }

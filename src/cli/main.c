@@ -3,6 +3,7 @@
  * vdisk: the command line of vdiskfs. It reads metadata and caches itself and asks a daemon only
  * for what that alone knows, so most commands work whether or not a mount runs.
  */
+#include <locale.h>
 #include <signal.h>
 #include <string.h>
 
@@ -73,7 +74,8 @@ static void print_help(FILE *out)
           "  --source=DIR           where the source begins, if that cannot be seen\n"
           "  --cache=DIR            where the cache is, if not in the default place\n"
           "  --filter-dir=DIR       where filters are, if not in the default place\n"
-          "  --help, --version\n",
+          "  --help, --version\n"
+          "  --                     what follows is no option\n",
           out);
 }
 
@@ -87,6 +89,28 @@ static int match(const struct command *c, char **args, int nargs)
     if (!second)
         return 1;
     return nargs >= 2 && strcmp(args[1], second + 1) == 0 ? 2 : 0;
+}
+
+static int fail_unknown(const struct cli *cli, char **args, int nargs)
+{
+    if (!nargs && !cli->json) {
+        print_help(stderr);
+        return CLI_USAGE;
+    }
+    if (!nargs)
+        return cli_wrong(cli, "no command is given; see vdisk --help");
+    size_t len = strlen(args[0]);
+    for (size_t i = 0; i < VD_ARRAY_SIZE(commands); i++) {
+        const char *words = commands[i].words;
+        if (strncmp(words, args[0], len) != 0 || words[len] != ' ')
+            continue;
+        return nargs > 1
+                   ? cli_wrong(cli, "%s %s: no such command; see vdisk --help", args[0], args[1])
+                   : cli_wrong(cli,
+                               "%s: a second word is missing, such as \"%s\"; see vdisk --help",
+                               args[0], words);
+    }
+    return cli_wrong(cli, "%s: no such command; see vdisk --help", args[0]);
 }
 
 static int run(struct cli *cli, char **args, int nargs)
@@ -107,25 +131,37 @@ static int run(struct cli *cli, char **args, int nargs)
             return cli_usage_error(cli);
         return c->run(cli);
     }
-    if (nargs)
-        fprintf(stderr, "vdisk: %s: no such command; see vdisk --help\n", args[0]);
-    else
-        print_help(stderr);
-    return CLI_USAGE;
+    return fail_unknown(cli, args, nargs);
 }
 
-/* Our options may stand anywhere; what else begins with a dash is for the command. Moves what is
+/* Also of an option that comes first and is wrong. */
+static bool wants_json(int argc, char **argv)
+{
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++)
+        if (strcmp(argv[i], "--json") == 0)
+            return true;
+    return false;
+}
+
+/* Our options may stand anywhere before --; what else begins with a dash is for the command. Moves what is
  * not ours to the front of ARGV and returns how much that is, or -1 - status to end with. */
 static int parse(struct cli *cli, int argc, char **argv)
 {
     int n = 0;
+    bool plain = false;
+    cli->json = wants_json(argc, argv);
     for (int i = 1; i < argc; i++) {
         char *a = argv[i];
         const char **dir = NULL;
-        if (a[0] != '-') {
+        if (plain) {
+            argv[n++] = a;
+            cli->nplain++;
+        } else if (strcmp(a, "--") == 0) {
+            plain = true;
+        } else if (a[0] != '-') {
             argv[n++] = a;
         } else if (strcmp(a, "--json") == 0) {
-            cli->json = true;
+            continue;
         } else if (strcmp(a, "--bytes") == 0) {
             cli->bytes = true;
         } else if (strcmp(a, "--help") == 0 || strcmp(a, "-h") == 0) {
@@ -145,16 +181,14 @@ static int parse(struct cli *cli, int argc, char **argv)
         } else if (n > 0) {
             argv[n++] = a; /* the command says what it thinks of it */
         } else {
-            fprintf(stderr, "vdisk: %s: no such option; see vdisk --help\n", a);
-            return -1 - CLI_USAGE;
+            return -1 - cli_wrong(cli, "%s: no such option; see vdisk --help", a);
         }
         if (!dir)
             continue;
         const char *eq = strchr(a, '=');
         *dir = eq ? eq + 1 : i + 1 < argc ? argv[++i] : "";
         if (!**dir) {
-            fprintf(stderr, "vdisk: %s: needs a directory\n", a);
-            return -1 - CLI_USAGE;
+            return -1 - cli_wrong(cli, "%s: needs a directory", a);
         }
     }
     return n;
@@ -165,6 +199,7 @@ int main(int argc, char **argv)
     struct cli cli = {.command = "COMMAND", .usage = "ARGS"};
     vd_log_init("vdisk", VD_LOG_WARNING);
     signal(SIGPIPE, SIG_DFL);
+    setlocale(LC_CTYPE, ""); /* tables print names as they are; order and numbers stay C's */
     int n = parse(&cli, argc, argv);
     return n < 0 ? -1 - n : run(&cli, argv, n);
 }

@@ -4,6 +4,12 @@
 
 #include "cli.h"
 
+/* So many arguments come before those that are no options. */
+static int noptions(const struct cli *cli)
+{
+    return vd_max(cli->nargs - cli->nplain, 0);
+}
+
 static void remove_args(struct cli *cli, int at, int n)
 {
     memmove(&cli->args[at], &cli->args[at + n],
@@ -14,7 +20,7 @@ static void remove_args(struct cli *cli, int at, int n)
 bool cli_take_flag(struct cli *cli, const char *name)
 {
     bool found = false;
-    for (int i = cli->nargs - 1; i >= 0; i--) {
+    for (int i = noptions(cli) - 1; i >= 0; i--) {
         if (strcmp(cli->args[i], name) != 0)
             continue;
         remove_args(cli, i, 1);
@@ -26,14 +32,14 @@ bool cli_take_flag(struct cli *cli, const char *name)
 const char *cli_take_value(struct cli *cli, const char *name)
 {
     size_t len = strlen(name);
-    for (int i = 0; i < cli->nargs; i++) {
+    for (int i = 0; i < noptions(cli); i++) {
         const char *a = cli->args[i], *value = NULL;
         int n = 1;
         if (strncmp(a, name, len) != 0)
             continue;
         if (a[len] == '=') {
             value = a + len + 1;
-        } else if (!a[len] && i + 1 < cli->nargs) {
+        } else if (!a[len] && i + 1 < noptions(cli)) {
             value = cli->args[i + 1];
             n = 2;
         }
@@ -45,10 +51,10 @@ const char *cli_take_value(struct cli *cli, const char *name)
     return NULL;
 }
 
-/* A path that begins with a dash is written ./-... */
+/* A path that begins with a dash is written ./-..., or behind -- */
 bool cli_args_fit(const struct cli *cli, int min, int max)
 {
-    for (int i = 0; i < cli->nargs; i++)
+    for (int i = 0; i < noptions(cli); i++)
         if (cli->args[i][0] == '-')
             return false;
     return cli->nargs >= min && cli->nargs <= max;

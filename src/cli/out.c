@@ -18,6 +18,14 @@ static void say(const char *path, const char *what)
         fprintf(stderr, "vdisk: %s\n", what);
 }
 
+static void say_failure(const struct cli *cli, const char *path, const char *what)
+{
+    say(path, what);
+    if (cli->json)
+        cli_print_json(json_pack("{s:{s:o, s:o}}", "error", "path", cli_text_json(path), "what",
+                                 vd_ctl_text(what)));
+}
+
 int cli_fail(const struct cli *cli, const char *path, const char *fmt, ...)
 {
     char what[VD_META_WHY + 512];
@@ -25,11 +33,19 @@ int cli_fail(const struct cli *cli, const char *path, const char *fmt, ...)
     va_start(args, fmt);
     vsnprintf(what, sizeof(what), fmt, args);
     va_end(args);
-    say(path, what);
-    if (cli->json)
-        cli_print_json(json_pack("{s:{s:o, s:o}}", "error", "path", cli_text_json(path), "what",
-                                 vd_ctl_text(what)));
+    say_failure(cli, path, what);
     return CLI_FAILED;
+}
+
+int cli_wrong(const struct cli *cli, const char *fmt, ...)
+{
+    char what[VD_META_WHY + 512];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(what, sizeof(what), fmt, args);
+    va_end(args);
+    say_failure(cli, NULL, what);
+    return CLI_USAGE;
 }
 
 const char *cli_cause(const char *path, const char *why)
@@ -58,9 +74,8 @@ void cli_warn(const char *path, const char *fmt, ...)
 
 int cli_usage_error(const struct cli *cli)
 {
-    fprintf(stderr, "vdisk: usage: vdisk [--json] [--bytes] %s%s%s\n", cli->command,
-            *cli->usage ? " " : "", cli->usage);
-    return CLI_USAGE;
+    return cli_wrong(cli, "usage: vdisk [--json] [--bytes] %s%s%s", cli->command,
+                     *cli->usage ? " " : "", cli->usage);
 }
 
 static int stdout_failed(void)

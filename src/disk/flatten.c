@@ -52,8 +52,8 @@ static int copy(struct vd_disk *d, struct view *v, uint64_t first, uint32_t nblo
 static uint64_t hole_at(struct view *v, const struct vd_block_owner *o, uint64_t first,
                         uint64_t nblocks)
 {
-    off_t data = vd__seek_run(v, o, first << VD_BLOCK_SHIFT,
-                              (first + nblocks) << VD_BLOCK_SHIFT, SEEK_DATA);
+    off_t data =
+        vd__seek_run(v, o, first << VD_BLOCK_SHIFT, (first + nblocks) << VD_BLOCK_SHIFT, SEEK_DATA);
     return data < 0 ? 0 : ((uint64_t)data >> VD_BLOCK_SHIFT) - first; /* else it is read */
 }
 

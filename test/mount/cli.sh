@@ -79,6 +79,29 @@ status "too many arguments" 2 vdisk info a b
 status "no number" 2 vdisk explain "$SRC/a.raw" 12x
 status "help" 0 vdisk --help
 status "version" 0 vdisk --version
+# wrong_usage WORDS ARGS...: said on stderr, and with --json in a document too
+wrong_usage() {
+    local words=$1
+    shift
+    status "$*" 2 vdisk "$@" --json
+    assert_eq "$*: path" "$(jq -c .error.path "$T/out")" null
+    jq -r .error.what "$T/out" | grep -q -- "$words" || fail "$*: document is: $(cat "$T/out")"
+    grep -q -- "^vdisk: ${words#^}" "$T/err" || fail "$*: stderr is: $(cat "$T/err")"
+}
+wrong_usage "^no command"
+wrong_usage "^frobnicate: no such command" frobnicate
+wrong_usage "^cache foo: no such command" cache foo
+wrong_usage "^cache: a second word is missing" cache
+wrong_usage "^--frobnicate: no such option" --frobnicate ls
+wrong_usage "^usage: .* info PATH" info
+wrong_usage "^usage: .* ls \[PATH\]" ls --frobnicate
+wrong_usage "^--meta=: needs a directory" ls --meta=
+mkdir "$T/dash"
+truncate -s 1M "$T/dash/--json" "$T/dash/größe.raw"
+assert_eq "behind --" "$(cd "$T/dash" && vdisk --json info -- --json | jq -r .name)" --json
+status "two behind --" 2 vdisk info -- a b
+LC_ALL=C.UTF-8 "$VD_BUILD/vdisk" ls "$T/dash" >"$T/out"
+grep -q '^größe.raw ' "$T/out" || fail "a name in UTF-8: $(cat "$T/out")"
 refused "later" release "not available in this version" release "$SRC/a.raw"
 refused "later, two words" "cache warm" "not available in this version" cache warm "$SRC/a.raw"
 ok "usage"
