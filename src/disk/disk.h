@@ -249,8 +249,12 @@ struct vd_disk {
     struct vd_filtered *filtered; /* fixed after attach; NULL: the mount has no filters */
     struct vd_lane *upcalls;      /* requests whose filters wait; with FILTERED */
     _Atomic uint32_t filters_sum; /* of the records that the chain was made of */
+    _Atomic uint32_t filters_seen; /* of the records, when they were last looked at */
     atomic_bool filters_stale;    /* the records are others by now: no request goes on before they are looked at */
     bool filters_busy;            /* lock: mu; the chain is being replaced */
+    bool refreshing;              /* lock: mu; refresh_job is under way */
+    struct vd_list await_filters; /* lock: mu; struct vd_job: requests that hold no thread until then */
+    struct vd_job refresh_job;
     atomic_bool filters_ended;    /* nothing of theirs goes on */
 
     pthread_mutex_t ranges_mu;

@@ -125,6 +125,7 @@ static struct vd_disk *disk_new(struct vd_disks *ds, const struct stat *st, cons
     d->dev = st->st_dev;
     d->ino = st->st_ino;
     vd_list_init(&d->ranges);
+    vd_list_init(&d->await_filters);
     pthread_mutex_init(&d->mu, NULL);
     pthread_mutex_init(&d->own_mu, NULL);
     pthread_mutex_init(&d->size_mu, NULL);

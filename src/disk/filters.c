@@ -111,9 +111,12 @@ int vd__filters_look(struct vd_disk *d, struct vd_meta *m)
     if (!d->filtered)
         return 0;
     int r = vd_meta_each_filter(m, add_sum, &sum);
-    if (r == 0 && sum != atomic_load(&d->filters_sum))
+    if (r < 0)
+        return r;
+    atomic_store(&d->filters_seen, sum);
+    if (sum != atomic_load(&d->filters_sum))
         atomic_store(&d->filters_stale, true);
-    return r;
+    return 0;
 }
 
 /* ---- replacing the chain ---- */
@@ -273,6 +276,16 @@ static int replace(struct vd_disk *d, const struct specs *s, const char *fresh,
     return 0;
 }
 
+/* The chain is that of records with SUM; who looked meanwhile may have seen others already. */
+static void set_sum(struct vd_disk *d, uint32_t sum)
+{
+    atomic_store(&d->filters_sum, sum);
+    if (atomic_load(&d->filters_seen) == sum)
+        atomic_store(&d->filters_stale, false);
+    if (atomic_load(&d->filters_seen) != sum)
+        atomic_store(&d->filters_stale, true);
+}
+
 int vd__filters_refresh(struct vd_disk *d)
 {
     struct specs s = {0};
@@ -286,8 +299,7 @@ int vd__filters_refresh(struct vd_disk *d)
         if (r == 0)
             r = replace(d, &s, NULL, NULL, NULL, why);
         if (r == 0) {
-            atomic_store(&d->filters_sum, s.sum);
-            atomic_store(&d->filters_stale, false);
+            set_sum(d, s.sum);
         } else {
             vd_log_error("%s: its filters, which another mount changed, cannot be had: %s", d->path,
                          why[0] ? why : strerror(-r));
@@ -324,6 +336,7 @@ int vd__filters_attach(struct vd_disk *d)
     if (r == 0 && s.n)
         r = vd_filtered_prepare(d->filtered, s.v, s.n, NULL, &chain, why);
     if (r == 0) {
+        atomic_store(&d->filters_seen, s.sum);
         atomic_store(&d->filters_sum, s.sum);
         vd_filtered_publish(d->filtered, chain);
         vd_filtered_settle(d->filtered, NULL);
@@ -483,6 +496,7 @@ static int attach(struct vd_disk *d, struct specs *s, struct vd_filter_spec *spe
         mark_settled(d, spec, s);
     if (r == 0) {
         qsort(s->v, s->n, sizeof(*s->v), by_place);
+        atomic_store(&d->filters_seen, sum_specs(s));
         atomic_store(&d->filters_sum, sum_specs(s));
     }
     return r;
@@ -537,7 +551,9 @@ int vd_disks_filter_detach(struct vd_disks *ds, int path_fd, const char *path, c
             r = replace(d, &s, NULL, del_record, &spec, ret_why);
         if (r == 0) {
             mark_settled(d, &spec, &s);
-            atomic_store(&d->filters_sum, sum_specs(&s));
+            uint32_t sum = sum_specs(&s);
+            atomic_store(&d->filters_seen, sum);
+            atomic_store(&d->filters_sum, sum);
         }
     }
     let_go(d, &s);

@@ -89,9 +89,10 @@ static bool is_anothers(struct vd_disk *d)
 
 static bool is_current(struct vd_disk *d, enum io_kind kind)
 {
-    if (atomic_load_explicit(&d->filters_stale, memory_order_acquire))
+    /* In this order: who owns it anew has seen before whether they are stale. */
+    if (kind != IO_FLUSH && kind != IO_SEEK && is_anothers(d))
         return false;
-    return kind == IO_FLUSH || kind == IO_SEEK || !is_anothers(d);
+    return !atomic_load_explicit(&d->filters_stale, memory_order_acquire);
 }
 
 /* Blocks. */
@@ -109,6 +110,59 @@ static int make_current(struct vd_disk *d, enum io_kind kind)
     return -EIO;
 }
 
+static void again(struct vd_job *job);
+
+static void end_later(struct io *io, int r)
+{
+    struct vd_disk *d = io->d;
+    struct request q = from_io(io);
+    count(d, C_ERRORS, 1);
+    vd__disk_io_put(d->ds, io);
+    q.done(q.user, r, NULL);
+}
+
+/* On a thread of the opener's: the chain cannot be replaced before requests have ended, which want the lane. */
+static void refresh_run(struct vd_job *job)
+{
+    struct vd_disk *d = vd_container_of(job, struct vd_disk, refresh_job);
+    struct vd_lane *lane = d->lane;
+    struct vd_list waited;
+    int r = vd__filters_refresh(d);
+    vd_list_init(&waited);
+    pthread_mutex_lock(&d->mu);
+    d->refreshing = false;
+    while (!vd_list_empty(&d->await_filters)) {
+        struct vd_list *it = d->await_filters.next;
+        vd_list_del(it);
+        vd_list_add_tail(&waited, it);
+    }
+    pthread_mutex_unlock(&d->mu);
+    while (!vd_list_empty(&waited)) { /* after the last the disk may be gone */
+        struct vd_job *one = vd_list_entry(waited.next, struct vd_job, link);
+        vd_list_del(&one->link);
+        if (r < 0)
+            end_later(vd_container_of(one, struct io, job), r);
+        else
+            vd_lane_queue(lane, one);
+    }
+}
+
+/* IO comes here again when the chain is the one of the records. */
+static void await_filters(struct vd_disk *d, struct io *io)
+{
+    io->job.run = again;
+    io->job.slow = true;
+    pthread_mutex_lock(&d->mu);
+    bool first = !d->refreshing;
+    d->refreshing = true;
+    vd_list_add_tail(&d->await_filters, &io->job.link);
+    pthread_mutex_unlock(&d->mu);
+    if (first) {
+        d->refresh_job = (struct vd_job){.run = refresh_run, .slow = true};
+        vd_lane_queue(d->ds->opener, &d->refresh_job);
+    }
+}
+
 static void again(struct vd_job *job)
 {
     struct io *io = vd_container_of(job, struct io, job);
@@ -117,12 +171,12 @@ static void again(struct vd_job *job)
     struct request q = from_io(io);
     unsigned ticket;
     int r = make_current(d, q.kind);
-    if (r == 0)
-        r = vd__filters_refresh(d);
     if (r < 0) {
-        count(d, C_ERRORS, 1);
-        vd__disk_io_put(ds, io);
-        q.done(q.user, r, NULL);
+        end_later(io, r);
+        return;
+    }
+    if (atomic_load(&d->filters_stale)) {
+        await_filters(d, io);
         return;
     }
     if (!vd__pause_enter(&d->requests, &io->job, &ticket))

@@ -268,7 +268,8 @@ void vd__disk_write(struct vd_disk *d, uint64_t off, const void *data, size_t le
     count(d, C_WRITE_BYTES, len);
     uint64_t began;
     unsigned shard;
-    if (atomic_load(&d->state) != VD_OWNER_EXCLUSIVE || !vd_lane_enter(d->lane, &began)) {
+    if (atomic_load(&d->state) != VD_OWNER_EXCLUSIVE || atomic_load(&d->filters_stale) ||
+        !vd_lane_enter(d->lane, &began)) {
         put_off(d, IO_WRITE, 0, off, len, data, ticket, done, user);
         return;
     }

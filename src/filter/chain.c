@@ -78,8 +78,8 @@ void vd_filters_stopping(struct vd_filters *fs)
     pthread_mutex_lock(&fs->mu);
     vd_list_for_each (it, &fs->disks) {
         struct vd_filtered *f = vd_list_entry(it, struct vd_filtered, link);
-        atomic_store(&f->draining, true);
         pthread_mutex_lock(&f->mu);
+        atomic_store(&f->draining, true);
         pthread_cond_broadcast(&f->changed);
         pthread_mutex_unlock(&f->mu);
         vd__timer_fire(fs->timer, f);
@@ -258,13 +258,16 @@ static struct vd__attachment *find_same(struct vd_chain *c, const struct vd_filt
     return NULL;
 }
 
-static int by_place(const void *x, const void *y)
+int vd__place_cmp(const struct vd__attachment *a, const struct vd__attachment *b)
 {
-    const struct vd__attachment *a = *(struct vd__attachment *const *)x,
-                                *b = *(struct vd__attachment *const *)y;
     if (a->spec.filter_class != b->spec.filter_class)
         return a->spec.filter_class < b->spec.filter_class ? -1 : 1;
     return (a->spec.order > b->spec.order) - (a->spec.order < b->spec.order);
+}
+
+static int by_place(const void *x, const void *y)
+{
+    return vd__place_cmp(*(struct vd__attachment *const *)x, *(struct vd__attachment *const *)y);
 }
 
 static void look_at(struct vd_chain *c)
@@ -402,35 +405,29 @@ static void call_event(void *arg)
     c->result = c->a->lib->ops->event(c->a->self, c->event);
 }
 
-/* Services of any thread write it, under the mutex. */
-static void clear_why(struct vd__attachment *a)
+/* What it SAID, or how it failed. */
+static void say_why(struct vd__attachment *a, const char *said, int r, char why[VD_FILTER_WHY])
 {
-    pthread_mutex_lock(&a->mu);
-    a->why[0] = '\0';
-    pthread_mutex_unlock(&a->mu);
-}
-
-static void say_why(struct vd__attachment *a, int r, char why[VD_FILTER_WHY])
-{
-    pthread_mutex_lock(&a->mu);
-    snprintf(why, VD_FILTER_WHY, "filter %s: %.400s", a->spec.name,
-             a->why[0] ? a->why : strerror(-r));
+    pthread_mutex_lock(&a->mu); /* services of any thread write it */
+    if (!said[0])
+        said = vd__usable(a) ? strerror(-r) : a->why;
+    snprintf(why, VD_FILTER_WHY, "filter %s: %.400s", a->spec.name, said);
     pthread_mutex_unlock(&a->mu);
 }
 
 static int tell(struct vd__attachment *a, const struct vd_filter_event *event, bool inside,
                 char why[VD_FILTER_WHY])
 {
-    struct vd__frame frame = {.inside = inside, .may_wait = true};
+    char said[VD_FILTER_WHY] = "";
+    struct vd__frame frame = {.inside = inside, .may_wait = true, .why = said};
     struct event_call c = {.a = a, .event = event};
     if (!vd__usable(a) || !a->lib->ops->event)
         return 0;
-    clear_why(a);
     int r = vd__upcall(a, &frame, "event", call_event, &c);
     if (r == 0)
         r = vd_min(c.result, 0);
     if (r < 0)
-        say_why(a, r, why);
+        say_why(a, said, r, why);
     return r;
 }
 
@@ -509,6 +506,9 @@ void vd_filtered_end(struct vd_filtered *f, bool exclusive)
     if (exclusive)
         tell_all(vd_filtered_chain(f), &release, true, false, why);
     struct vd_chain *old = vd_filtered_publish(f, NULL);
+    for (unsigned i = 0; old && i < old->n;
+         i++) /* what a `detach` asks for goes by those below it */
+        atomic_store(&old->a[i]->making, old);
     vd_filtered_settle(f, old);
 }
 
@@ -536,7 +536,8 @@ static void tell_close(struct vd__attachment *a, bool writable)
 
 static int tell_open(struct vd__attachment *a, bool writable, char why[VD_FILTER_WHY])
 {
-    struct vd__frame frame = {.inside = true, .may_wait = true};
+    char said[VD_FILTER_WHY] = "";
+    struct vd__frame frame = {.inside = true, .may_wait = true, .why = said};
     struct event_call c = {.a = a, .writable = writable};
     if (!vd__usable(a)) {
         if (!a->spec.required)
@@ -549,12 +550,11 @@ static int tell_open(struct vd__attachment *a, bool writable, char why[VD_FILTER
     }
     if (!a->lib->ops->open)
         return 0;
-    clear_why(a);
     int r = vd__upcall(a, &frame, "open", call_open, &c);
     if (r == 0)
         r = vd_min(c.result, 0);
     if (r < 0)
-        say_why(a, r, why);
+        say_why(a, said, r, why);
     return r;
 }
 

@@ -153,8 +153,9 @@ static struct vd__io *take_one(struct vd_filters *fs, const struct vd_filtered *
         *ret_a = h->a;
         /* with the lock held, so that the attachment is there */
         pthread_mutex_lock(&h->a->mu);
+        if (!io->abandoned) /* its first holder may still know it */
+            vd_list_add_tail(&h->a->abandoned, &io->link);
         io->abandoned = true;
-        vd_list_add_tail(&h->a->abandoned, &io->link);
         pthread_mutex_unlock(&h->a->mu);
         free_place(fs, i);
     }

@@ -165,7 +165,7 @@ struct vd__io {
     unsigned at;     /* the filter that is next, or is being asked */
     uint32_t passed; /* bit i: filter i passed it and has not been told of its end */
     bool may_wait;
-    bool borrowed;  /* rq.data is the caller's */
+    bool borrowed;  /* caller_data is the caller's, and may be in rq.data and left_data */
     bool submitted; /* a bit of statistics: this filter has counted it */
     bool abandoned;
     unsigned ticket;
@@ -175,6 +175,7 @@ struct vd__io {
     struct vd__memory *memory;
     /* while held */
     _Atomic enum vd__defer_state hold;
+    void *caller_data; /* of a write */
     uint64_t token; /* 0: never held by the filter that is asked */
     int verdict;
     int64_t verdict_result;
@@ -204,6 +205,7 @@ struct vd__frame {
     struct vd__frame *outer;
     struct vd__attachment *a;
     struct vd__io *io; /* NULL: no request's */
+    char *why;         /* where vd_filter_why leaves its text; NULL: with the attachment */
     bool inside;       /* the chain cannot be replaced meanwhile */
     bool may_wait;
 };
@@ -222,6 +224,9 @@ static inline bool vd__usable(const struct vd__attachment *a)
 {
     return a->lib && !atomic_load_explicit(&a->quarantined, memory_order_relaxed);
 }
+
+/* < 0: A stands above B. */
+int vd__place_cmp(const struct vd__attachment *a, const struct vd__attachment *b);
 
 /* ---- holding ---- */
 

@@ -83,8 +83,12 @@ int vd__io_own_data(struct vd__io *io)
     void *copy = vd__io_alloc(io, io->rq.length);
     if (!copy)
         return -ENOMEM;
-    memcpy(copy, io->rq.data, io->rq.length);
-    io->rq.data = copy;
+    memcpy(copy, io->caller_data, io->rq.length);
+    for (unsigned i = 0; i < io->at; i++) /* what their `done` will look at */
+        if (io->left_data[i] == io->caller_data)
+            io->left_data[i] = copy;
+    if (io->rq.data == io->caller_data)
+        io->rq.data = copy;
     io->borrowed = false;
     return 0;
 }
@@ -118,6 +122,17 @@ static bool next_to_tell(struct vd__io *io, unsigned *ret_i)
     return false;
 }
 
+/* What a filter says must be so before another believes it. */
+static void check_result(struct vd__io *io)
+{
+    struct vd_filter_request *rq = &io->rq;
+    if (rq->result > 0 &&
+        ((uint64_t)rq->result > rq->length || (rq->op == VD_FILTER_READ && !rq->data)))
+        rq->result = -EIO;
+    if (rq->op == VD_FILTER_READ && rq->result <= 0)
+        rq->data = NULL;
+}
+
 static void call_dones(void *arg)
 {
     struct telling *t = arg;
@@ -130,6 +145,7 @@ static void call_dones(void *arg)
         if (io->rq.op == VD_FILTER_WRITE)
             io->rq.data = io->left_data[io->at];
         a->lib->ops->done(a->self, &io->rq);
+        check_result(io);
         if (io->rq.result < 0 && before >= 0)
             vd__count(a, N_ERRORS, 1);
     } while (next_to_tell(io, &io->at));
@@ -225,11 +241,24 @@ static void below_now(struct vd__io *io)
     go_up(io);
 }
 
+/* Is somebody told of its end? Then what was passed on must be there until then. */
+static bool is_told(const struct vd__io *io)
+{
+    for (unsigned i = 0; i < io->chain->n; i++)
+        if (io->passed & 1u << i && io->chain->a[i]->lib->ops->done)
+            return true;
+    return false;
+}
+
 static void go_below(struct vd__io *io)
 {
     const struct vd_filter_below *b = io->f->below;
     const struct vd_filter_request *rq = &io->rq;
     void *disk = io->f->disk;
+    if (io->borrowed && is_told(io) && vd__io_own_data(io) < 0) {
+        fail(io, -ENOMEM);
+        return;
+    }
     if (io->waiter)
         below_now(io);
     else if (rq->op == VD_FILTER_READ)
@@ -374,6 +403,7 @@ static bool obey(struct vd__io *io, struct vd__attachment *a, int verdict)
     if (verdict == VD_FILTER_WAIT) {
         put_off(io);
     } else if (verdict == VD_FILTER_COMPLETE) {
+        check_result(io);
         go_up(io);
     } else {
         vd__count(a, N_ERRORS, 1);
@@ -501,6 +531,7 @@ void vd_chain_submit(struct vd_chain *c, const struct vd_filter_submit *s)
     }
     prepare(io, c, s->op, s->flags, s->off, s->len, (void *)(uintptr_t)s->data);
     io->borrowed = s->op == VD_FILTER_WRITE;
+    io->caller_data = (void *)(uintptr_t)s->data;
     io->ticket = s->ticket;
     io->done = s->done;
     io->user = s->user;

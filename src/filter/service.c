@@ -54,8 +54,8 @@ static void serve(struct vd_filter_disk *disk, struct service *s, void (*fn)(voi
 
 /* ---- below ---- */
 
-/* The chain that A is in or will be in, and its place there. */
-static unsigned place_of(const struct vd__attachment *a, struct vd_chain **ret_c)
+/* The first place below A in the chain that it is in or will be in; or, while it is being detached, was in. */
+static unsigned below_of(const struct vd__attachment *a, struct vd_chain **ret_c)
 {
     struct vd_chain *c = atomic_load(&a->making);
     if (!c)
@@ -63,8 +63,11 @@ static unsigned place_of(const struct vd__attachment *a, struct vd_chain **ret_c
     *ret_c = c;
     for (unsigned i = 0; c && i < c->n; i++)
         if (c->a[i] == a)
+            return i + 1;
+    for (unsigned i = 0; c && i < c->n; i++)
+        if (vd__place_cmp(c->a[i], a) > 0)
             return i;
-    return 0;
+    return c ? c->n : 0;
 }
 
 static int64_t one_below(struct service *s, struct vd_chain *c, unsigned at, uint64_t done,
@@ -84,7 +87,7 @@ static int64_t one_below(struct service *s, struct vd_chain *c, unsigned at, uin
 static int64_t all_below(struct service *s)
 {
     struct vd_chain *c;
-    unsigned at = place_of(s->a, &c) + 1;
+    unsigned at = below_of(s->a, &c);
     bool data = s->op == VD_FILTER_READ || s->op == VD_FILTER_WRITE;
     uint64_t done = 0;
     if (!data)
@@ -283,6 +286,10 @@ static void do_log(struct vd_filter_disk *disk, enum vd_filter_level level, cons
 static void why_fn(void *arg)
 {
     struct service *s = arg;
+    if (s->frame && s->frame->why) {
+        snprintf(s->frame->why, VD_FILTER_WHY, "%s", s->text);
+        return;
+    }
     pthread_mutex_lock(&s->a->mu);
     snprintf(s->a->why, sizeof(s->a->why), "%s", s->text);
     pthread_mutex_unlock(&s->a->mu);
