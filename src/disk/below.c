@@ -147,7 +147,7 @@ static int below_enter(void *disk, unsigned *ret_ticket)
     char why[VD_META_WHY] = "";
     if (atomic_load(&d->filters_ended))
         return -ESHUTDOWN;
-    if (atomic_load(&d->state) == VD_OWNER_NONE && !vd_id_is_zero(&d->uuid))
+    if (vd__disk_is_anothers(d))
         (void)!vd__disk_follow(d, why);
     *ret_ticket = vd__pause_wait(&d->requests);
     if (!atomic_load(&d->filters_ended))
@@ -156,16 +156,29 @@ static int below_enter(void *disk, unsigned *ret_ticket)
     return -ESHUTDOWN;
 }
 
-static void below_leave(void *disk, unsigned ticket)
+/* A filter's own thread cannot wait for new filters: it may be the one that its `detach` waits for. */
+static int below_leave(void *disk, unsigned ticket, bool has_read)
 {
     struct vd_disk *d = disk;
+    int r = has_read && vd__filters_are_others(d) ? -EIO : 0;
+    if (r < 0)
+        vd__filters_refresh_soon(d);
     vd__pause_leave(&d->requests, ticket);
+    return r;
 }
 
-static void below_finish(void *disk, unsigned ticket, vd_filter_done done, void *user,
-                         ssize_t result, const void *data)
+/* A read that met other filters than the disk has by now, or whose filters read what did, begins anew (read.c). */
+static void below_finish(void *disk, const struct vd_filter_submit *s, ssize_t result,
+                         const void *data)
 {
-    vd__disk_answer(disk, ticket, done, user, result, data);
+    struct vd_disk *d = disk;
+    if (s->op != VD_FILTER_READ || !vd__filters_are_others(d)) {
+        vd__disk_answer(d, s->ticket, s->done, s->user, result, data);
+        return;
+    }
+    const struct request q = {
+        .kind = IO_READ, .off = s->off, .len = s->len, .done = s->done, .user = s->user};
+    vd__disk_again(d, &q, s->ticket);
 }
 
 const struct vd_filter_below vd__below = {

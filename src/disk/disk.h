@@ -301,6 +301,7 @@ struct io {
     struct vd_cache_read look;
     struct vd_cache_fill fill;
     uint64_t hit_bytes;
+    size_t asked; /* len before it was cut at the disk's end */
     bool waited;  /* has waited for another's fill of this run once */
     bool in_lane; /* may wait for the backing */
     bool missed, joined;
@@ -411,6 +412,17 @@ struct request {
 void vd__disk_answer(struct vd_disk *d, unsigned ticket, vd_disk_done done, void *user,
                      ssize_t result, const void *data);
 
+/* The chain becomes that of the records, on another thread. */
+void vd__filters_refresh_soon(struct vd_disk *d);
+/* Lets TICKET go; Q enters anew, on a thread of the lane. */
+void vd__disk_again(struct vd_disk *d, const struct request *q, unsigned ticket);
+/* Another mount may write it, and attach filters. */
+static inline bool vd__disk_is_anothers(struct vd_disk *d)
+{
+    return atomic_load_explicit(&d->state, memory_order_acquire) == VD_OWNER_NONE &&
+           !vd_id_is_zero(&d->uuid);
+}
+
 /* below.c */
 extern const struct vd_filter_below vd__below;
 /* Q through chain C, with TICKET. */
@@ -427,6 +439,9 @@ void vd__filters_detach(struct vd_disk *d);
 void vd__filters_drain(struct vd_disk *d);
 /* The records in session M: are they those of the chain? Else the chain is stale. */
 int vd__filters_look(struct vd_disk *d, struct vd_meta *m);
+/* Are the disk's records others than the chain's by now? Whoever has read with a ticket, which keeps the chain in place, asks
+ * before it lets the ticket go: it may have read what others than its filters have written. May block. */
+bool vd__filters_are_others(struct vd_disk *d);
 /* Where the chain is stale: another is made. Blocks. 0 or -errno. */
 int vd__filters_refresh(struct vd_disk *d);
 /* An event of which clients are told by nobody else; with no lock held. WHY as of filters. */

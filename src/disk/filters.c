@@ -119,6 +119,16 @@ int vd__filters_look(struct vd_disk *d, struct vd_meta *m)
     return 0;
 }
 
+bool vd__filters_are_others(struct vd_disk *d)
+{
+    char why[VD_META_WHY] = "";
+    if (!d->filtered)
+        return false;
+    if (vd__disk_is_anothers(d) && vd__disk_follow(d, why) < 0)
+        return true;
+    return atomic_load_explicit(&d->filters_stale, memory_order_acquire);
+}
+
 /* ---- replacing the chain ---- */
 
 static void begin(struct vd_disk *d)
@@ -171,15 +181,13 @@ static void let_requests_go_on(struct vd_disk *d)
     vd__pause_go_on(&d->requests, d->lane);
 }
 
-/* A change of the records in session M, before it is committed. NULL: none, they are so already. */
+/* A change of the records in session M, before it is committed. */
 typedef int record_change(struct vd_meta *m, const struct vd_filter_spec *spec);
 
 static int commit(struct vd_disk *d, record_change *change, const struct vd_filter_spec *spec,
                   char why[VD_META_WHY])
 {
     vd_cleanup(vd_meta_close_p) struct vd_meta *m = NULL;
-    if (!change)
-        return 0;
     int r = vd_meta_open(d->ds->config.meta, &d->uuid, VD_META_WRITE, &m, why);
     if (r == 0)
         r = change(m, spec);
@@ -246,7 +254,19 @@ static int look_at_mark(struct vd_disk *d, const struct specs *s)
     return -EUCLEAN;
 }
 
-/* From S to the disk's chain. FRESH: the one that a user attaches. */
+/* What the new filters read as they were attached is theirs only if the records are still those. */
+static int are_still(struct vd_disk *d, const struct specs *s, char why[VD_META_WHY])
+{
+    struct specs now = {0};
+    int r = specs_read(d, &now, why);
+    if (r == 0 && now.sum != s->sum)
+        r = -EAGAIN;
+    specs_clear(&now);
+    return r;
+}
+
+/* From S to the disk's chain. FRESH: the one that a user attaches, with CHANGE. Else S are those that another mount has recorded;
+ * -EAGAIN: and it has changed them since. */
 static int replace(struct vd_disk *d, const struct specs *s, const char *fresh,
                    record_change *change, const struct vd_filter_spec *spec, char why[VD_META_WHY])
 {
@@ -260,7 +280,7 @@ static int replace(struct vd_disk *d, const struct specs *s, const char *fresh,
         vd_filtered_discard(d->filtered, c);
         return r;
     }
-    r = commit(d, change, spec, why);
+    r = change ? commit(d, change, spec, why) : are_still(d, s, why);
     if (r < 0) {
         let_requests_go_on(d);
         vd_filtered_discard(d->filtered, c);
@@ -295,9 +315,12 @@ int vd__filters_refresh(struct vd_disk *d)
     begin(d);
     int r = 0;
     if (atomic_load(&d->filters_stale)) {
-        r = specs_read(d, &s, why);
-        if (r == 0)
-            r = replace(d, &s, NULL, NULL, NULL, why);
+        do {
+            specs_clear(&s);
+            r = specs_read(d, &s, why);
+            if (r == 0)
+                r = replace(d, &s, NULL, NULL, NULL, why);
+        } while (r == -EAGAIN);
         if (r == 0) {
             set_sum(d, s.sum);
         } else {
@@ -352,7 +375,11 @@ void vd__filters_detach(struct vd_disk *d)
 {
     if (d->filtered) {
         /* Clients' requests have ended; threads of filters find the end of theirs. */
+        pthread_mutex_lock(&d->mu);
         atomic_store(&d->filters_ended, true);
+        while (d->refreshing)
+            pthread_cond_wait(&d->settled, &d->mu);
+        pthread_mutex_unlock(&d->mu);
         vd__pause_shut(&d->requests);
         vd_filtered_drain(d->filtered, true);
         while (!vd__pause_drained(&d->requests, DRAIN_MS)) {

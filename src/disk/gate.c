@@ -6,7 +6,9 @@
  * A request is counted in (pause.c) until it is answered, so that filters can come and go with none under way.
  *
  * Before it meets the filters a disk that this mount does not own is brought up to date: another mount may have changed it,
- * its filters too. A read follows the metadata, a change owns the disk; both may wait, so they do it on the lane.
+ * its filters too. A read follows the metadata, a change owns the disk; both may wait, so they do it on the lane. A change owns it
+ * before the filters also where this mount shares it: a filter may hold the change for long, and no other may take the disk
+ * meanwhile.
  */
 #include "disk.h"
 
@@ -81,16 +83,18 @@ static struct request from_io(const struct io *io)
     };
 }
 
-static bool is_anothers(struct vd_disk *d)
+static bool changes(enum io_kind kind)
 {
-    return atomic_load_explicit(&d->state, memory_order_acquire) == VD_OWNER_NONE &&
-           !vd_id_is_zero(&d->uuid);
+    return kind == IO_WRITE || kind == IO_ZERO || kind == IO_TRUNCATE;
 }
 
 static bool is_current(struct vd_disk *d, enum io_kind kind)
 {
     /* In this order: who owns it anew has seen before whether they are stale. */
-    if (kind != IO_FLUSH && kind != IO_SEEK && is_anothers(d))
+    if (kind == IO_READ && vd__disk_is_anothers(d))
+        return false;
+    if (changes(kind) &&
+        atomic_load_explicit(&d->state, memory_order_acquire) != VD_OWNER_EXCLUSIVE)
         return false;
     return !atomic_load_explicit(&d->filters_stale, memory_order_acquire);
 }
@@ -99,10 +103,10 @@ static bool is_current(struct vd_disk *d, enum io_kind kind)
 static int make_current(struct vd_disk *d, enum io_kind kind)
 {
     char why[VD_META_WHY] = "";
-    if (!is_anothers(d) || kind == IO_FLUSH || kind == IO_SEEK)
-        return 0;
-    if (kind != IO_READ)
+    if (changes(kind))
         return vd__own_for_change(d);
+    if (kind != IO_READ || !vd__disk_is_anothers(d))
+        return 0;
     int r = vd__disk_follow(d, why);
     if (r == 0)
         return 0;
@@ -136,7 +140,8 @@ static void refresh_run(struct vd_job *job)
         vd_list_del(it);
         vd_list_add_tail(&waited, it);
     }
-    pthread_mutex_unlock(&d->mu);
+    pthread_cond_broadcast(&d->settled);
+    pthread_mutex_unlock(&d->mu);     /* where no client waits, the disk may be gone */
     while (!vd_list_empty(&waited)) { /* after the last the disk may be gone */
         struct vd_job *one = vd_list_entry(waited.next, struct vd_job, link);
         vd_list_del(&one->link);
@@ -147,20 +152,33 @@ static void refresh_run(struct vd_job *job)
     }
 }
 
+/* JOB (NULL: none) is queued to the lane when the chain is the one of the records. */
+static void refresh_and_queue(struct vd_disk *d, struct vd_job *job)
+{
+    pthread_mutex_lock(&d->mu);
+    bool first = !d->refreshing && !atomic_load(&d->filters_ended);
+    if (job)
+        vd_list_add_tail(&d->await_filters, &job->link);
+    if (first) {
+        d->refreshing = true; /* the disk is there until that has run */
+        d->refresh_job = (struct vd_job){.run = refresh_run, .slow = true};
+    }
+    pthread_mutex_unlock(&d->mu);
+    if (first)
+        vd_lane_queue(d->ds->opener, &d->refresh_job);
+}
+
+void vd__filters_refresh_soon(struct vd_disk *d)
+{
+    refresh_and_queue(d, NULL);
+}
+
 /* IO comes here again when the chain is the one of the records. */
 static void await_filters(struct vd_disk *d, struct io *io)
 {
     io->job.run = again;
     io->job.slow = true;
-    pthread_mutex_lock(&d->mu);
-    bool first = !d->refreshing;
-    d->refreshing = true;
-    vd_list_add_tail(&d->await_filters, &io->job.link);
-    pthread_mutex_unlock(&d->mu);
-    if (first) {
-        d->refresh_job = (struct vd_job){.run = refresh_run, .slow = true};
-        vd_lane_queue(d->ds->opener, &d->refresh_job);
-    }
+    refresh_and_queue(d, &io->job);
 }
 
 static void again(struct vd_job *job)
@@ -195,6 +213,20 @@ static void later(struct vd_disk *d, const struct request *q)
     }
     if (q->kind == IO_READ && !atomic_load(&d->filters_stale)) {
         vd__run_or_queue(io, again);
+        return;
+    }
+    io->job.run = again;
+    io->job.slow = true;
+    vd_lane_queue(d->lane, &io->job);
+}
+
+void vd__disk_again(struct vd_disk *d, const struct request *q, unsigned ticket)
+{
+    struct io *io = vd__request_keep(d, q);
+    vd__pause_leave(&d->requests, ticket);
+    if (!io) {
+        count(d, C_ERRORS, 1);
+        q->done(q->user, -ENOMEM, NULL);
         return;
     }
     io->job.run = again;

@@ -20,6 +20,11 @@
  * Why a mix of cached and backing blocks is right: each block is as new as some moment after the
  * request came in, which is all that a read overlapping a write is owed. The same holds for the runs:
  * a block that a write takes over meanwhile is read as it was in the layer below, which is frozen.
+ *
+ * What was read is right for the filters that the read met only: another mount may have attached or
+ * detached some since, and written by them. So whoever does not own the disk looks once more before
+ * it answers, and reads again by the new ones (gate.c). They cannot come in place before: the read
+ * is counted in.
  */
 #include "disk.h"
 
@@ -50,10 +55,31 @@ static int backing_of(struct io *io, struct vd_backing **ret_b)
     return 0;
 }
 
+/* RESULT, or -EIO; or true: the client's request begins anew, and is not ours any more. Who reads on
+ * a thread of its own looks for itself (below.c). */
+static bool begins_anew(struct io *io, ssize_t *result)
+{
+    if (*result < 0 || io->sync || !vd__filters_are_others(io->d))
+        return false;
+    if (io->ticket == NO_TICKET) {
+        *result = -EIO; /* the chain is told so, and its client's request begins anew */
+        return false;
+    }
+    const struct request q = {
+        .kind = IO_READ, .off = io->off, .len = io->asked, .done = io->done, .user = io->user};
+    vd__disk_again(io->d, &q, io->ticket);
+    return true;
+}
+
 /* Answers, which may be the end of the disk where the request is not in the lane. */
 static void finish(struct io *io, ssize_t result)
 {
     uint64_t skip = io->off % VD_BLOCK_SIZE;
+    if (begins_anew(io, &result)) {
+        if (!io->in_lane)
+            vd__view_put(vd_steal_ptr(io->view), io->shard);
+        return;
+    }
     if (result < 0) {
         count(io->d, C_ERRORS, 1);
     } else if (io->missed) {
@@ -280,14 +306,16 @@ static void past(struct io *io)
 {
     uint64_t skip = io->off % VD_BLOCK_SIZE;
     ssize_t n = vd_backing_pread(io->view->live->backing, io->data + skip, io->len, io->off);
+    struct vd_disks *ds = io->d->ds;
     if (n >= 0) {
         count(io->d, C_BACKING_READS, 1);
         count(io->d, C_BACKING_READ_BYTES, (uint64_t)n);
-    } else {
-        count(io->d, C_ERRORS, 1);
     }
-    struct vd_disks *ds = io->d->ds;
-    vd__disk_answer(io->d, io->ticket, io->done, io->user, n, n >= 0 ? io->data + skip : NULL);
+    if (!begins_anew(io, &n)) {
+        if (n < 0)
+            count(io->d, C_ERRORS, 1);
+        vd__disk_answer(io->d, io->ticket, io->done, io->user, n, n >= 0 ? io->data + skip : NULL);
+    }
     end(ds, io);
 }
 
@@ -427,7 +455,7 @@ static struct io *io_of(struct vd_disk *d, uint64_t off, size_t len)
         return NULL;
     io->d = d;
     io->off = off;
-    io->len = len;
+    io->len = io->asked = len;
     io->in_lane = io->sync = io->changed = false;
     io->ticket = NO_TICKET;
     return io;

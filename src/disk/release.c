@@ -18,11 +18,14 @@ static int give_up(struct vd_disk *d, char why[VD_META_WHY])
         return -EBUSY;
     }
     if (d->locked == VD_LOCK_SHARED) {
-        int r = vd_owner_lock(d->backing->fd, VD_LOCK_NONE);
-        if (r < 0)
-            return r;
-        d->locked = VD_LOCK_NONE;
+        /* First: whoever still reads looks at what another may have changed from the unlock on. */
         atomic_store(&d->state, VD_OWNER_NONE);
+        int r = vd_owner_lock(d->backing->fd, VD_LOCK_NONE);
+        if (r < 0) {
+            atomic_store(&d->state, VD_OWNER_SHARED);
+            return r;
+        }
+        d->locked = VD_LOCK_NONE;
         vd__disk_layer_replace_locked(d, NULL);
     }
     return 0;

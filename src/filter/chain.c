@@ -453,7 +453,7 @@ int vd_filtered_event(struct vd_filtered *f, const struct vd_filter_event *event
     if (r < 0)
         return r;
     r = tell_all(vd_filtered_chain(f), event, true, true, why);
-    f->below->leave(f->disk, ticket);
+    (void)f->below->leave(f->disk, ticket, false);
     return r;
 }
 
@@ -570,7 +570,7 @@ int vd_filtered_open(struct vd_filtered *f, bool writable, char why[VD_FILTER_WH
         r = tell_open(c->a[i], writable, why);
     for (i = r < 0 ? i - 1 : 0; i-- > 0;) /* those above it were told */
         tell_close(c->a[i], writable);
-    f->below->leave(f->disk, ticket);
+    (void)f->below->leave(f->disk, ticket, false);
     return r;
 }
 
@@ -582,5 +582,5 @@ void vd_filtered_close(struct vd_filtered *f, bool writable)
     struct vd_chain *c = vd_filtered_chain(f);
     for (unsigned i = c ? c->n : 0; i-- > 0;)
         tell_close(c->a[i], writable);
-    f->below->leave(f->disk, ticket);
+    (void)f->below->leave(f->disk, ticket, false);
 }

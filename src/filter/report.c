@@ -74,6 +74,6 @@ int vd_filtered_each(struct vd_filtered *f, bool status,
             ask_status(c->a[i], text);
         r = tell(c->a[i], text, fn, user);
     }
-    f->below->leave(f->disk, ticket);
+    (void)f->below->leave(f->disk, ticket, false);
     return r;
 }

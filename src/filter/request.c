@@ -167,22 +167,27 @@ static void end(struct vd__io *io)
         w->ended = true;
         return;
     }
-    unsigned ticket = io->ticket;
-    vd_filter_done done = io->done;
-    void *user = io->user;
+    const struct vd_filter_submit s = {
+        .op = (enum vd_filter_op)io->rq.op,
+        .off = io->rq.offset,
+        .len = io->rq.length,
+        .ticket = io->ticket,
+        .done = io->done,
+        .user = io->user,
+    };
     struct vd_filters *fs = f->fs;
     /* DATA may be the request's memory: what it needs is copied by DONE, after which the disk may be gone. */
     if (io->abandoned || !io->memory) {
         if (!io->abandoned)
             vd__io_put(io);
         vd_counter_add(&fs->inflight, 1, 0, UINT64_MAX);
-        f->below->finish(f->disk, ticket, done, user, result, data);
+        f->below->finish(f->disk, &s, result, data);
         return;
     }
     struct vd__memory *memory = vd_steal_ptr(io->memory);
     vd__io_put(io);
     vd_counter_add(&fs->inflight, 1, 0, UINT64_MAX);
-    f->below->finish(f->disk, ticket, done, user, result, data);
+    f->below->finish(f->disk, &s, result, data);
     while (memory) {
         struct vd__memory *m = memory;
         memory = m->next;
@@ -526,7 +531,7 @@ void vd_chain_submit(struct vd_chain *c, const struct vd_filter_submit *s)
     struct vd_filters *fs = c->f->fs;
     struct vd__io *io = vd__io_get(fs);
     if (!io) {
-        c->f->below->finish(c->f->disk, s->ticket, s->done, s->user, -ENOMEM, NULL);
+        c->f->below->finish(c->f->disk, s, -ENOMEM, NULL);
         return;
     }
     prepare(io, c, s->op, s->flags, s->off, s->len, (void *)(uintptr_t)s->data);

@@ -124,7 +124,11 @@ static void io_fn(void *arg)
     s->result = f->below->enter(f->disk, &ticket);
     if (s->result == 0) {
         s->result = all_below(s);
-        f->below->leave(f->disk, ticket);
+        /* One that is being attached reads by a chain that is not the disk's yet; who makes that looks after it. */
+        bool has_read = s->op == VD_FILTER_READ && !atomic_load(&s->a->making);
+        int r = f->below->leave(f->disk, ticket, has_read);
+        if (s->result >= 0 && r < 0)
+            s->result = r;
     }
 }
 

@@ -153,6 +153,24 @@ dd if="$T/new" of="$T/a" bs=4k skip=300 seek=300 count=1 conv=notrunc status=non
 assert_same "after the write" "$A" "$T/a"
 ok "a snapshot while a request is held"
 
+# ---- a first write is held, and another mount asks for the disk: it is not the other's to change
+
+attach "$A" delay write=3600s
+exec 5<&-
+wait_for "[ \"\$(vdisk --json owner '$SRC/a.img' | jq -r .state)\" = none ]" 10
+OTHER=$T/other
+mount_vd "$SRC" "$OTHER" --filter-dir="$FILTERS" --cache="$T/cache-other"
+exec 5<>"$A"
+asks one write 802
+held "$A" delay 1
+refused "attach by another mount" "$OTHER/a.img" "in use .*pid $(vd_pid "$MNT")" filter attach "$OTHER/a.img" stats
+detach "$A" delay
+client_ends one 0
+umount_vd "$OTHER"
+dd if="$T/new" of="$T/a" bs=4k skip=802 seek=802 count=1 conv=notrunc status=none
+assert_same "after the write" "$A" "$T/a"
+ok "a first write that is held while another mount wants the disk"
+
 # ---- the mount is stopped with requests held
 
 attach "$A" delay all=3600s

@@ -72,6 +72,17 @@ int vd_filter_spec_complete(struct vd_filters *fs, struct vd_filter_spec *spec,
 
 typedef void (*vd_filter_done)(void *user, ssize_t result, const void *data);
 
+/* A request to the first filter. DATA of a write are borrowed until the call returns. */
+struct vd_filter_submit {
+    enum vd_filter_op op;
+    unsigned flags; /* VD_FILTER_DATA_ONLY, VD_FILTER_EXTEND */
+    uint64_t off, len;
+    const void *data;
+    unsigned ticket;
+    vd_filter_done done;
+    void *user;
+};
+
 /*
  * What lies below a disk's filters. DISK is that of vd_filtered_new. Of the first three DONE is called once, on any thread,
  * perhaps before they return, and DATA of a read is valid during it; data to be written are borrowed until
@@ -94,12 +105,12 @@ struct vd_filter_below {
     int (*del_data)(void *disk, const char *filter, const char *key);
     /* A thread that may wait. */
     void (*queue)(void *disk, struct vd_job *job);
-    /* Around work of a filter that belongs to no request: the chain is not replaced meanwhile. Waits. 0, -ESHUTDOWN. */
+    /* Around work of a filter that belongs to no request: the chain is not replaced meanwhile. Waits. 0, -ESHUTDOWN.
+     * leave: -EIO if what it HAS_READ is not to be believed: another mount has changed the filters meanwhile. */
     int (*enter)(void *disk, unsigned *ret_ticket);
-    void (*leave)(void *disk, unsigned ticket);
-    /* A request has ended: lets TICKET go, then calls DONE. */
-    void (*finish)(void *disk, unsigned ticket, vd_filter_done done, void *user, ssize_t result,
-                   const void *data);
+    int (*leave)(void *disk, unsigned ticket, bool has_read);
+    /* Request S (but for its data) has ended: lets its ticket go, then calls its `done`; or does S again. */
+    void (*finish)(void *disk, const struct vd_filter_submit *s, ssize_t result, const void *data);
 };
 
 struct vd_filtered_info {
@@ -155,16 +166,7 @@ bool vd_chain_refuses(const struct vd_chain *c);
 int vd_filtered_open(struct vd_filtered *f, bool writable, char why[VD_FILTER_WHY]) VD_WARN_UNUSED;
 void vd_filtered_close(struct vd_filtered *f, bool writable);
 
-/* One request. TICKET is handed to `finish`. DATA of a write are borrowed until it returns. Any thread, does not wait. */
-struct vd_filter_submit {
-    enum vd_filter_op op;
-    unsigned flags; /* VD_FILTER_DATA_ONLY, VD_FILTER_EXTEND */
-    uint64_t off, len;
-    const void *data;
-    unsigned ticket;
-    vd_filter_done done;
-    void *user;
-};
+/* Any thread, does not wait. `finish` is called once. */
 void vd_chain_submit(struct vd_chain *c, const struct vd_filter_submit *s);
 
 enum vd_filter_state { VD_FILTER_ACTIVE, VD_FILTER_QUARANTINED, VD_FILTER_MISSING };

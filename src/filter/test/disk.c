@@ -156,16 +156,18 @@ static int below_enter(void *disk, unsigned *ret_ticket)
     *ret_ticket = 1;
     return 0;
 }
-static void below_leave(void *disk, unsigned ticket)
+static int below_leave(void *disk, unsigned ticket, bool has_read)
 {
     if (ticket)
         atomic_fetch_sub(&inside, 1);
+    return 0;
 }
-static void below_finish(void *disk, unsigned ticket, vd_filter_done done, void *user,
-                         ssize_t result, const void *data)
+
+static void below_finish(void *disk, const struct vd_filter_submit *s, ssize_t result,
+                         const void *data)
 {
-    below_leave(disk, ticket);
-    done(user, result, data);
+    (void)below_leave(disk, s->ticket, false);
+    s->done(s->user, result, data);
 }
 
 static const struct vd_filter_below below = {

@@ -52,5 +52,6 @@ void add_config_tests(Suite *s);
 void add_defer_tests(Suite *s);
 void add_fault_tests(Suite *s);
 void add_load_tests(Suite *s);
+void add_edges_tests(Suite *s);
 
 #endif

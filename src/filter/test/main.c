@@ -12,6 +12,7 @@ int main(void)
     add_defer_tests(s);
     add_fault_tests(s);
     add_load_tests(s);
+    add_edges_tests(s);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);
     int failed = srunner_ntests_failed(r);

@@ -59,6 +59,24 @@ FAULTY void fault_call_nowhere(void *arg)
     no_function();
 }
 
+#if defined(__x86_64__)
+/* With the x87 stack full: who goes on must not find it so. */
+FAULTY void fault_with_full_fpu(void *arg)
+{
+    __asm__ volatile("fldz; fldz; fldz; fldz; fldz; fldz; fldz; fldz" ::: "memory");
+    *nowhere = 1;
+}
+#endif
+
+/* Runs until it is told not to. */
+FAULTY void fault_spin(void *arg)
+{
+    volatile int *const *flags = arg;
+    *flags[0] = 1;
+    while (!*flags[1])
+        ;
+}
+
 FAULTY void fault_not(void *arg)
 {
     void (*const *fn)(void) = arg;

@@ -13,6 +13,8 @@ void fault_overflow(void *arg);    /* recursion without end */
 void fault_large_frame(void *arg); /* one frame larger than the stack */
 void fault_illegal(void *arg);
 void fault_call_nowhere(void *arg);
+void fault_with_full_fpu(void *arg); /* x86-64 */
+void fault_spin(void *arg);
 void fault_not(void *arg); /* calls the function that ARG points to */
 
 #endif

@@ -188,6 +188,19 @@ START_TEST(test_contained)
 }
 END_TEST
 
+#if defined(__x86_64__)
+START_TEST(test_fpu_after_fault)
+{
+    struct vd_upcall *u = enable(_i);
+    struct vd_upcall_text text = faulty_text();
+    volatile long double three = 3, seven = 7;
+    ck_assert_int_eq(vd_upcall_call(u, &text, fault_with_full_fpu, NULL, NULL), -EFAULT);
+    ck_assert(three * seven + three == 24);
+    vd_upcall_close(u);
+}
+END_TEST
+#endif
+
 struct inner {
     struct vd_upcall *u;
     const struct vd_upcall_text *text;
@@ -238,6 +251,26 @@ static void abort_it(void)
 static void (*sends)(void) = send_signal;
 static void (*aborts)(void) = abort_it;
 
+static volatile int spinning, stop_it;
+static volatile int *spin_flags[] = {&spinning, &stop_it};
+static pthread_t spinner;
+
+static void *shoots(void *arg)
+{
+    while (!spinning)
+        sched_yield();
+    pthread_kill(spinner, SIGSEGV); /* the thread is in its text, but it was not its fault */
+    return NULL;
+}
+
+static void get_shot(void)
+{
+    pthread_t t;
+    spinner = pthread_self();
+    if (pthread_create(&t, NULL, shoots, NULL) != 0)
+        _exit(1);
+}
+
 /* In a child: what must not be contained. Never returns. */
 static void child(int what, int kind)
 {
@@ -265,6 +298,10 @@ static void child(int what, int kind)
     case 4: /* no fault */
         r = vd_upcall_call(the_u, &text, fault_not, &aborts, NULL);
         break;
+    case 5: /* sent by another thread, while it runs its own text */
+        get_shot();
+        r = vd_upcall_call(the_u, &text, fault_spin, spin_flags, NULL);
+        break;
     default: /* nobody's to contain */
         r = vd_upcall_call(the_u, NULL, fault_null, NULL, NULL);
         break;
@@ -274,7 +311,7 @@ static void child(int what, int kind)
 
 START_TEST(test_not_contained)
 {
-    for (int what = 0; what < 6; what++) {
+    for (int what = 0; what < 7; what++) {
         pid_t pid = fork();
         ck_assert_int_ge(pid, 0);
         if (pid == 0)
@@ -346,6 +383,9 @@ int main(void)
     tcase_add_loop_test(t, test_kept, 0, NKINDS);
     tcase_add_loop_test(t, test_contained, 0, NKINDS);
     tcase_add_loop_test(t, test_contained_nested, 0, NKINDS);
+#if defined(__x86_64__)
+    tcase_add_loop_test(t, test_fpu_after_fault, 0, NKINDS);
+#endif
     tcase_add_loop_test(t, test_not_contained, 0, NKINDS);
     tcase_add_test(t, test_threads);
     suite_add_tcase(s, t);
