@@ -28,7 +28,7 @@
  * mutex may be held over a service only if no callback that the service may cause (in filters below, or a `done` of
  * your own on another thread) wants it too. Services that wait say -EAGAIN on a thread that may not wait; each says
  * so below, and VD_FILTER_MAY_WAIT in a request tells.
- *   attach, start, detach, open, close, event, status: may wait.
+ *   attach, ready, start, detach, open, close, event, status: may wait.
  *   submit: may wait if the request says VD_FILTER_MAY_WAIT; always for a filter with VD_FILTER_WAITS.
  *   done: may not wait.
  *   threads that the filter made itself: may wait. They are the filter's to end before `detach` returns.
@@ -102,8 +102,8 @@ struct vd_filter_request {
     /* WRITE: the bytes to be written. They must not be changed; to write others point this to them (vd_filter_alloc),
      * length of them, before you pass.
      * READ: NULL in submit. In done, if result is positive, the bytes that were read, which may be changed in place by a
-     * filter without VD_FILTER_ONLY_LOOKS. To complete a READ point it to `result` bytes that last as long
-     * as the request (vd_filter_alloc). */
+     * filter without VD_FILTER_ONLY_LOOKS. To complete a READ, in submit or (in place of an error) in done, point it to
+     * `result` bytes of vd_filter_alloc: others' `done` and the answer look at them after you have returned. */
     void *data;
     /* In done: bytes read or written, 0 for the other operations, or -errno; done may replace it by
      * a -errno, and a -errno by success only if it made that true. For VD_FILTER_COMPLETE: set it. */
@@ -130,14 +130,16 @@ enum vd_filter_verdict {
 enum vd_filter_event_type {
     /* a snapshot is about to be taken, or a clone made. -errno refuses it */
     VD_FILTER_EVENT_SNAPSHOT = 0,
-    /* the disk is about to grow: by truncation, fallocate or resize, not by a write behind its end. -errno refuses it */
+    /* the disk is about to grow: by truncation, allocation or resize. A WRITE or a ZERO with EXTEND that ends behind the disk's end makes
+     * it longer without this event: look at their ranges. -errno refuses it */
     VD_FILTER_EVENT_GROW = 1,
     /* the disk is about to be cut. -errno refuses it */
     VD_FILTER_EVENT_SHRINK = 2,
     /* this mount is about to give up exclusive ownership: make durable what must be. -errno is logged */
     VD_FILTER_EVENT_RELEASE = 3,
     /* the disk is being closed, or a filter attached or detached: let go of what you defer, now. What vd_filter_defer_for
-     * holds is let go by itself. The answer is ignored */
+     * holds is let go by itself. Do not wait here for a thread of the filter's that may be in a service: services of such threads
+     * wait until the disk goes on. The answer is ignored */
     VD_FILTER_EVENT_DRAIN = 4
 };
 struct vd_filter_event {
@@ -253,6 +255,11 @@ struct vd_filter_ops {
     /* Writes one JSON object about its state (LEN is 65536; always ends it with NUL). 0 or -errno. For
      * `vdisk filter ls`. May be NULL. */
     int (*status)(void *self, char *ret_json, size_t len);
+
+    /* Between attach and start, where a user attaches it to a disk (`fresh`): no request is under way, and clients' requests wait until
+     * it has returned. So the disk is now as the first request through this filter will find it. -errno, after vd_filter_why, refuses as
+     * attach does; detach is called then. May be NULL. */
+    int (*ready)(void *self);
 };
 
 /* Makes OPS (the name of a struct vd_filter_ops) what the host finds in the shared object. */
@@ -292,6 +299,7 @@ struct vd_filter_host {
     int (*defer)(struct vd_filter_disk *disk, struct vd_filter_request *rq, uint64_t *ret_token);
     int (*defer_for)(struct vd_filter_disk *disk, struct vd_filter_request *rq, uint64_t ns);
     int (*resume)(struct vd_filter_disk *disk, uint64_t token, int verdict, int64_t result);
+    int64_t (*next_data)(struct vd_filter_disk *disk, uint64_t offset);
 };
 
 /*
@@ -321,15 +329,24 @@ static inline int vd_filter_flush(struct vd_filter_disk *disk)
     return disk->host->flush(disk);
 }
 
+/* The first byte at OFFSET or behind it that may be other than zero below: what lies before it is a hole, and reads as zeroes. -ENXIO: there
+ * is none before the end of the disk; -errno as of a read. Waits (-EAGAIN). As lseek(2) with SEEK_DATA. */
+static inline int64_t vd_filter_next_data(struct vd_filter_disk *disk, uint64_t offset)
+{
+    return disk->host->next_data(disk, offset);
+}
+
 /* Bytes of the disk now. Does not wait. */
 static inline uint64_t vd_filter_disk_size(struct vd_filter_disk *disk)
 {
     return disk->host->disk_size(disk);
 }
 
-/* Stands for what the disk holds: another number whenever a mount becomes its exclusive owner (before its first write), and whenever its
- * live layer is another (snapshot, revert). So who remembers it at its own clean end, and finds the same at the next attach, knows that
- * nobody wrote in between. Only equality means something. Does not wait. */
+/* Stands for what the disk holds: another number whenever a mount becomes its exclusive owner (before its first write), whenever its
+ * live layer is another (snapshot, revert), and at an attach where its file is not as the last clean detach left it: its size, times or
+ * inode. So who remembers it in `detach`, or at RELEASE, and finds the same at the next attach, knows that nobody wrote in between,
+ * by a mount or beside all. It may also be another where nothing was written (after a crash, a chmod). Only equality means
+ * something. Does not wait. */
 static inline uint64_t vd_filter_epoch(struct vd_filter_disk *disk)
 {
     return disk->host->epoch(disk);
@@ -391,6 +408,9 @@ static inline void *vd_filter_alloc(struct vd_filter_disk *disk, struct vd_filte
  * In submit, before VD_FILTER_DEFER is returned: RQ is this filter's from now on, until vd_filter_resume(TOKEN),
  * which may come before submit has returned. Data of a write are copied, so RQ->data may change. 0, -ENOMEM (then do not return DEFER);
  * -ESHUTDOWN: the disk drains, do not defer. Does not wait.
+ *
+ * Call it, and note TOKEN where DRAIN will find it, under one lock, which your DRAIN takes, too. Else DRAIN may come between the two,
+ * find nothing to let go, and not come again.
  */
 static inline int vd_filter_defer(struct vd_filter_disk *disk, struct vd_filter_request *rq,
                                   uint64_t *ret_token)

@@ -84,6 +84,11 @@ static int below_change_now(void *disk, enum vd_filter_op op, unsigned flags, ui
     return kind != IO_FLUSH && !len ? 0 : vd__disk_change_now(d, kind, arg, off, len);
 }
 
+static int64_t below_next_data(void *disk, uint64_t off)
+{
+    return out_of_range(off, 0) ? -ENXIO : vd__disk_seek_now(disk, off, SEEK_DATA);
+}
+
 static uint64_t below_size(void *disk)
 {
     struct vd_disk *d = disk;
@@ -188,6 +193,7 @@ const struct vd_filter_below vd__below = {
     .read_now = below_read_now,
     .write_now = below_write_now,
     .change_now = below_change_now,
+    .next_data = below_next_data,
     .size = below_size,
     .epoch = below_epoch,
     .get_data = below_get_data,

@@ -231,7 +231,7 @@ struct vd_disk {
     struct vd_identity
         identity;   /* lock: mu; of the live layer's file, as far as we know why it changed */
     uint64_t epoch; /* lock: mu */
-    _Atomic uint64_t content; /* part of the live layer's token: another one, another writer */
+    _Atomic uint64_t content; /* stands for what the live layer holds: vd_filter_epoch */
     struct meta_stamp stamp; /* lock: mu; of the metadata that the view is made of */
     struct vd_id parent;     /* lock: mu; UUID of the disk it was cloned from */
     bool moving;             /* lock: own_mu; see home.c */
@@ -365,6 +365,10 @@ static inline uint64_t content_of(const struct vd_id *token)
     memcpy(&n, token->b, sizeof(n));
     return n;
 }
+
+/* Stands for the content of the live layer with record LAYER, where this mount is not its exclusive owner: another number where its file
+ * is not as it was at the last clean detach, since somebody changed it beside every mount. */
+uint64_t vd__disk_content(struct vd_disk *d, const struct vd_layer_record *layer);
 
 /* load.c; with own_mu held, or at the attach. From metadata to a view. */
 int vd__disk_load(struct vd_disk *d, struct vd_meta *m, char why[VD_META_WHY]);

@@ -3,8 +3,8 @@
  * A disk's filters come and go.
  *
  *   attach of the disk   the chain of its records is made before the first request
- *   a user's attach      own the disk; the new filter's `attach`; the gate is shut, nothing is under way; its record is committed, which is the
- *                        instant; the chain is exchanged; the gate opens; `start`
+ *   a user's attach      own the disk; the new filter's `attach`; the gate is shut, nothing is under way; its `ready`; its record is
+ *                        committed, which is the instant; the chain is exchanged; the gate opens; `start`
  *   a user's detach      the same without the record; then `detach`
  *   another mount's      is seen by the records, when this mount takes the disk anew or follows its metadata: the chain is made
  *                        anew before the next request (gate.c)
@@ -280,7 +280,9 @@ static int replace(struct vd_disk *d, const struct specs *s, const char *fresh,
         vd_filtered_discard(d->filtered, c);
         return r;
     }
-    r = change ? commit(d, change, spec, why) : are_still(d, s, why);
+    r = vd_filtered_ready(c, fresh, why);
+    if (r == 0)
+        r = change ? commit(d, change, spec, why) : are_still(d, s, why);
     if (r < 0) {
         let_requests_go_on(d);
         vd_filtered_discard(d->filtered, c);

@@ -200,6 +200,22 @@ static void follow_mark(struct vd_disk *d, const struct live *l)
                        strerror(-r));
 }
 
+static uint64_t mix(uint64_t h, uint64_t n)
+{
+    h = (h ^ n) * 0x9e3779b97f4a7c15;
+    return h ^ h >> 29;
+}
+
+uint64_t vd__disk_content(struct vd_disk *d, const struct vd_layer_record *layer)
+{
+    uint64_t n = content_of(&layer->token);
+    struct vd_identity id;
+    if (vd__disk_identity(d, &id) < 0 || vd_identity_eq(&id, &layer->identity))
+        return n;
+    n = mix(mix(n, id.ino), id.size_bytes);
+    return mix(mix(n, (uint64_t)id.mtime_ns), (uint64_t)id.ctime_ns);
+}
+
 int vd__disk_load(struct vd_disk *d, struct vd_meta *m, char why[VD_META_WHY])
 {
     struct vd_disk_record disk;
@@ -216,9 +232,10 @@ int vd__disk_load(struct vd_disk *d, struct vd_meta *m, char why[VD_META_WHY])
         r = vd__filters_look(d, m);
     if (r < 0)
         return r;
-    atomic_store(&d->content, content_of(&layer.token));
-    if (!layered && old && !old->live->lm && vd_id_eq(&old->live->disk_id, &layer.disk_id))
+    if (!layered && old && !old->live->lm && vd_id_eq(&old->live->disk_id, &layer.disk_id)) {
+        atomic_store(&d->content, vd__disk_content(d, &layer));
         return 0;
+    }
     r = layered ? layered_view(d, &disk, &layer, &view, &v, why)
                 : plain_view(d, &layer.disk_id, &v);
     if (r < 0)
@@ -231,6 +248,7 @@ int vd__disk_load(struct vd_disk *d, struct vd_meta *m, char why[VD_META_WHY])
     d->parent = layered ? view.parent : (struct vd_id){0};
     pthread_mutex_unlock(&d->mu);
     vd__view_publish(d, v);
+    atomic_store(&d->content, vd__disk_content(d, &layer));
     return 0;
 }
 

@@ -205,7 +205,8 @@ static int take_over(struct vd_disk *d, enum vd_owner_state want, char why[VD_ME
     if (r == 0)
         r = write_record(d, want, cold, m, &layer);
     if (r == 0)
-        atomic_store(&d->content, content_of(&layer.token));
+        atomic_store(&d->content, want == VD_OWNER_EXCLUSIVE ? content_of(&layer.token)
+                                                             : vd__disk_content(d, &layer));
     if (r == 0 && want == VD_OWNER_EXCLUSIVE)
         vd__disk_witness_begin_writes(d, &layer.token);
     return r;

@@ -357,6 +357,36 @@ int vd_filtered_prepare(struct vd_filtered *f, const struct vd_filter_spec *spec
     return 0;
 }
 
+static void call_ready(void *arg)
+{
+    struct attach_call *c = arg;
+    c->result = c->a->lib->ops->ready(c->a->self);
+}
+
+static bool has_ready(const struct vd_filter_ops *ops)
+{
+    return ops->size >= offsetof(struct vd_filter_ops, ready) + sizeof(ops->ready) && ops->ready;
+}
+
+int vd_filtered_ready(struct vd_chain *chain, const char *fresh, char why[VD_FILTER_WHY])
+{
+    for (unsigned i = 0; fresh && i < chain->n; i++) {
+        struct vd__attachment *a = chain->a[i];
+        struct vd__frame frame = {.inside = true, .may_wait = true};
+        struct attach_call c = {.a = a, .result = -EIO};
+        if (strcmp(fresh, a->spec.name) != 0 || !vd__usable(a) || !has_ready(a->lib->ops))
+            continue;
+        a->why[0] = '\0';
+        int r = vd__upcall(a, &frame, "ready", call_ready, &c);
+        if (r == 0)
+            r = c.result > 0 ? -EINVAL : c.result;
+        if (r < 0)
+            snprintf(why, VD_FILTER_WHY, "%s", a->why[0] ? a->why : strerror(-r));
+        return r;
+    }
+    return 0;
+}
+
 struct vd_chain *vd_filtered_publish(struct vd_filtered *f, struct vd_chain *chain)
 {
     for (unsigned i = 0; chain && i < chain->n; i++)

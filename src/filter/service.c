@@ -18,6 +18,7 @@ struct service {
     struct vd__attachment *a;
     struct vd__frame *frame; /* this filter's upcall on this thread, or NULL */
     bool may_wait;
+    bool next_data; /* a read of where data are */
     enum vd_filter_op op;
     unsigned flags;
     uint64_t off, len;
@@ -90,6 +91,8 @@ static int64_t all_below(struct service *s)
     unsigned at = below_of(s->a, &c);
     bool data = s->op == VD_FILTER_READ || s->op == VD_FILTER_WRITE;
     uint64_t done = 0;
+    if (s->next_data)
+        return s->a->f->below->next_data(s->a->f->disk, s->off);
     if (!data)
         return one_below(s, c, at, 0, s->len);
     while (done < s->len) {
@@ -161,6 +164,13 @@ static int do_flush(struct vd_filter_disk *disk)
     struct service s = {.op = VD_FILTER_FLUSH, .flags = VD_FILTER_DATA_ONLY};
     serve(disk, &s, io_fn);
     return (int)s.result;
+}
+
+static int64_t do_next_data(struct vd_filter_disk *disk, uint64_t offset)
+{
+    struct service s = {.op = VD_FILTER_READ, .next_data = true, .off = offset};
+    serve(disk, &s, io_fn);
+    return s.result;
 }
 
 /* ---- the disk ---- */
@@ -399,4 +409,5 @@ const struct vd_filter_host vd__filter_host = {
     .defer = do_defer,
     .defer_for = do_defer_for,
     .resume = do_resume,
+    .next_data = do_next_data,
 };

@@ -74,6 +74,36 @@ vdisk filter attach "$MNT/given.img" crypt "key-file=$T/key" existing=ciphertext
 assert_same "what was encrypted elsewhere" "$MNT/given.img" "$T/expect"
 ok "existing ciphertext"
 
+# ---- a disk that is not empty: wherever its data are, and whenever they come
+
+truncate -s 1G "$SRC/middle.img" # three blocks, between zeroes and holes
+printf x | dd of="$SRC/middle.img" bs=4096 seek=140001 conv=notrunc status=none
+dd if=/dev/zero of="$SRC/middle.img" bs=1M seek=10 count=2 conv=notrunc status=none
+refuse_data() {
+    assert_fails "$1" vdisk filter attach "$MNT/middle.img" crypt "key-file=$T/key"
+    grep -q "holds data" "$T/fails.out" || fail "the reason: $(cat "$T/fails.out")"
+    assert_eq "$1: filters" "$(vdisk --json filter ls "$MNT/middle.img" | jq -c '[.filters[].name]')" "$2"
+}
+refuse_data "data in the middle" '[]'
+fallocate -p -o $((140001 * 4096)) -l 4096 "$MNT/middle.img"
+
+# data that come while crypt looks, in a place where it has looked: what it reads is read slowly
+dd if=/dev/zero of="$MNT/middle.img" bs=1M seek=20 count=4 conv=notrunc,fsync status=none
+vdisk filter attach "$MNT/middle.img" throttle bps-read=2M
+vdisk filter attach "$MNT/middle.img" crypt "key-file=$T/key" >"$T/attach.out" 2>&1 &
+attaching=$!
+wait_for '[ "$(vdisk --json filter ls "$MNT/middle.img" | jq ".filters[] | select(.name == \"throttle\") | .requests")" -ge 3 ]' 20
+printf came | dd of="$MNT/middle.img" bs=1 seek=$((11 << 20)) conv=notrunc status=none
+found=0
+wait $attaching || found=$?
+assert_eq "attach while data come: exit" $found 1
+grep -q "holds data" "$T/attach.out" || fail "the reason: $(cat "$T/attach.out")"
+assert_eq "the data that came" "$(dd if="$MNT/middle.img" bs=1 skip=$((11 << 20)) count=4 status=none)" came
+fallocate -p -o $((11 << 20)) -l 4096 "$MNT/middle.img"
+vdisk filter attach "$MNT/middle.img" crypt "key-file=$T/key"
+assert_eq "an empty disk at last" "$(vdisk --json filter ls "$MNT/middle.img" | jq -c '[.filters[].name]')" '["crypt","throttle"]'
+ok "data are found wherever they are, and whenever they come"
+
 # ---- keys, clones, sizes
 
 vdisk snapshot "$MNT/512.img" s

@@ -4,6 +4,7 @@
  */
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -275,6 +276,65 @@ START_TEST(events)
 }
 END_TEST
 
+/* ---- the last word of a filter that is attached ---- */
+
+static atomic_uint nreadies, ndetaches;
+static atomic_bool refuse_ready, was_disturbed;
+static int64_t first_data, behind_data;
+
+static int last_word(const struct hook_args *a)
+{
+    ndetaches += a->call == HOOK_DETACH;
+    if (a->call != HOOK_READY)
+        return 0;
+    nreadies++;
+    unsigned before = nsubmits;
+    bool disturbed = ndones != before;
+    first_data = vd_filter_next_data(a->disk, 0);
+    behind_data = vd_filter_next_data(a->disk, BYTES - 1);
+    for (int i = 0; i < 1000; i++)
+        sched_yield();
+    atomic_store(&was_disturbed, disturbed || nsubmits != before || ndones != before);
+    return atomic_load(&refuse_ready) ? -EPERM : 0;
+}
+
+START_TEST(ready)
+{
+    struct rig r;
+    pthread_t t;
+    atomic_bool stop = false;
+    begin(&r);
+    nreadies = ndetaches = 0;
+    ck_assert_int_eq(attach(&r, "d", "hook0", counting), 0);
+    struct vd_disk *d = rig_open(&r, "d");
+    struct worker w = {.d = d, .first = 8, .stop = &stop};
+    ck_assert_int_eq(pthread_create(&t, NULL, work, &w), 0);
+    for (unsigned i = 0; i < 20; i++) {
+        atomic_store(&refuse_ready, i % 2);
+        ck_assert_int_eq(attach(&r, "d", "hook1", last_word), i % 2 ? -EPERM : 0);
+        ck_assert_uint_eq(nreadies, i + 1);
+        ck_assert(!was_disturbed);
+        ck_assert_int_eq(detach(&r, "d", "hook1"), i % 2 ? -ENOENT : 0);
+        ck_assert_uint_eq(ndetaches, i + 1);
+    }
+    atomic_store(&stop, true);
+    pthread_join(t, NULL);
+    ck_assert(!w.wrong);
+    ck_assert_int_ge(first_data, 0);
+    ck_assert_int_lt(first_data, BYTES / 2);
+    ck_assert_int_eq(behind_data, -ENXIO);
+    /* not where it is found in the metadata */
+    atomic_store(&refuse_ready, false);
+    ck_assert_int_eq(attach(&r, "d", "hook1", last_word), 0);
+    rig_close(&r, d);
+    nreadies = 0;
+    d = rig_open(&r, "d");
+    ck_assert_uint_eq(nreadies, 0);
+    rig_close(&r, d);
+    rig_free(&r);
+}
+END_TEST
+
 void add_filters_tests(Suite *s)
 {
     TCase *t = tcase_create("filters");
@@ -283,5 +343,6 @@ void add_filters_tests(Suite *s)
     tcase_add_test(t, come_and_go);
     tcase_add_test(t, other_mount);
     tcase_add_test(t, events);
+    tcase_add_test(t, ready);
     suite_add_tcase(s, t);
 }

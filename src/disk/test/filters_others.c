@@ -660,7 +660,13 @@ START_TEST(stamps)
     case 1:
         ck_assert_int_eq(vd_disks_snapshot(r.disks, fd, "d", "s", why), 0);
         break;
-    case 2:
+    case 2: /* somebody beside every mount */
+    {
+        vd_cleanup_close int w = openat(r.source_fd, "d", O_WRONLY | O_CLOEXEC);
+        ck_assert_int_eq(pwrite(w, "y", 1, 65536), 1);
+        break;
+    }
+    case 3:
         ck_assert_int_eq(vd_disks_snapshot(r.disks, fd, "d", "s", why), 0);
         ended = stamp_at(&r);
         ck_assert_int_eq(vd_disks_revert(r.disks, fd, "d", "s", why), 0);
@@ -720,7 +726,7 @@ void add_filters_others_tests(Suite *s)
     tcase_add_test(t, many_wait);
     tcase_add_test(t, many_block);
     tcase_add_test(t, never_let_go);
-    tcase_add_loop_test(t, stamps, 0, 3);
+    tcase_add_loop_test(t, stamps, 0, 4);
     tcase_add_test(t, while_open);
     suite_add_tcase(s, t);
 }

@@ -83,6 +83,27 @@ static int load_key(struct vd_filter_disk *disk, const struct vd_filter_value *v
     return r < 0 ? say(disk, r, why) : 0;
 }
 
+static int refuse_data(struct vd_filter_disk *disk)
+{
+    int empty = crypt_disk_is_empty(disk);
+    if (empty < 0)
+        return say(disk, empty, "the disk cannot be read to see whether it is empty");
+    if (!empty)
+        return say(disk, -ENOTEMPTY,
+                   "the disk holds data, which would read as noise: attach it to an empty disk "
+                   "and copy the data in through the mount; if the data are ciphertext under "
+                   "this key already, say existing=ciphertext");
+    return 0;
+}
+
+static int refuse_size(struct vd_filter_disk *disk, uint64_t size_bytes, uint32_t sector)
+{
+    return size_bytes % sector == 0
+               ? 0
+               : say(disk, -EINVAL,
+                     "the disk's size is not a multiple of sector-size: resize it first");
+}
+
 /* The first attach: there is no check value yet. */
 static int begin_disk(struct vd_filter_disk *disk, const struct vd_filter_disk_info *info,
                       const uint8_t key[XTS_KEY_BYTES], uint32_t sector)
@@ -92,17 +113,10 @@ static int begin_disk(struct vd_filter_disk *disk, const struct vd_filter_disk_i
         return say(disk, -EKEYREJECTED,
                    "the check value of its key is missing in the metadata, so no key can be known "
                    "to be right: detach it, and attach it with existing=ciphertext");
-    if (info->values[EXISTING].number != EXISTING_CIPHERTEXT) {
-        int empty = crypt_disk_is_empty(disk, info->size_bytes);
-        if (empty < 0)
-            return say(disk, empty, "the disk cannot be read to see whether it is empty");
-        if (!empty)
-            return say(disk, -ENOTEMPTY,
-                       "the disk holds data, which would read as noise: attach it to an empty disk "
-                       "and copy the data in through the mount; if the data are ciphertext under "
-                       "this key already, say existing=ciphertext");
-    }
-    int r = key_check_make(key, sector, check);
+    int r = info->values[EXISTING].number == EXISTING_CIPHERTEXT ? 0 : refuse_data(disk);
+    if (r < 0)
+        return r;
+    r = key_check_make(key, sector, check);
     if (r < 0)
         return say(disk, r, "libcrypto cannot compute HMAC-SHA256");
     r = vd_filter_put_data(disk, CHECK_KEY, check, sizeof(check));
@@ -143,16 +157,15 @@ static int crypt_attach(struct vd_filter_disk *disk, const struct vd_filter_disk
     const struct vd_filter_value *v = info->values;
     uint8_t key[XTS_KEY_BYTES];
     uint32_t sector = v[SECTOR_SIZE].number ? 4096 : 512;
-    if (info->size_bytes % sector)
-        return say(disk, -EINVAL,
-                   "the disk's size is not a multiple of sector-size: resize it first");
-    struct crypt *c = calloc(1, sizeof(*c));
+    int r = refuse_size(disk, info->size_bytes, sector);
+    struct crypt *c = r == 0 ? calloc(1, sizeof(*c)) : NULL;
     if (!c)
-        return -ENOMEM;
+        return r < 0 ? r : -ENOMEM;
     c->disk = disk;
     c->sector = sector;
     c->from_command = v[KEY_COMMAND].given;
-    int r = load_key(disk, v, key);
+    c->must_be_empty = v[EXISTING].number != EXISTING_CIPHERTEXT;
+    r = load_key(disk, v, key);
     if (r == 0)
         r = check_key(disk, info, key, sector);
     if (r == 0)
@@ -165,6 +178,14 @@ static int crypt_attach(struct vd_filter_disk *disk, const struct vd_filter_disk
     }
     *ret_self = c;
     return 0;
+}
+
+/* Clients went on writing while it was attached. */
+static int crypt_ready(void *self)
+{
+    struct crypt *c = self;
+    int r = refuse_size(c->disk, vd_filter_disk_size(c->disk), (uint32_t)c->sector);
+    return r == 0 && c->must_be_empty ? refuse_data(c->disk) : r;
 }
 
 static void crypt_detach(void *self)
@@ -314,5 +335,6 @@ static const struct vd_filter_ops ops = {
     .done = crypt_done,
     .event = crypt_event,
     .status = crypt_status,
+    .ready = crypt_ready,
 };
 VD_FILTER_EXPORT(ops);

@@ -14,6 +14,7 @@ struct crypt {
     struct xts *xts;
     uint64_t sector;
     bool from_command;
+    bool must_be_empty; /* when it is first attached */
     struct range_lock ranges; /* all requests but flushes, by whole sectors; reads shared */
     atomic_bool said;         /* that libcrypto fails, or that a sector was torn */
     _Atomic uint64_t unaligned_reads, unaligned_writes, errors;
@@ -37,7 +38,7 @@ static inline uint64_t crypt_up(const struct crypt *c, uint64_t offset)
  */
 int crypt_unaligned(struct crypt *c, struct vd_filter_request *rq);
 
-/* Is nothing on the disk, as far as one can see without reading all of it? 1 empty, 0 not, -errno (empty.c). Waits. */
-int crypt_disk_is_empty(struct vd_filter_disk *disk, uint64_t size_bytes);
+/* Does the disk hold zeroes only? 1, 0, -errno (empty.c). Reads all that is no hole; waits. */
+int crypt_disk_is_empty(struct vd_filter_disk *disk);
 
 #endif

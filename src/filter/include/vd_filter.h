@@ -98,6 +98,7 @@ struct vd_filter_below {
     ssize_t (*read_now)(void *disk, uint64_t off, void *buf, size_t len);
     ssize_t (*write_now)(void *disk, uint64_t off, const void *data, size_t len);
     int (*change_now)(void *disk, enum vd_filter_op op, unsigned flags, uint64_t off, uint64_t len);
+    int64_t (*next_data)(void *disk, uint64_t off); /* SEEK_DATA; blocks */
     uint64_t (*size)(void *disk);
     uint64_t (*epoch)(void *disk);
     int64_t (*get_data)(void *disk, const char *filter, const char *key, void *buf, size_t len);
@@ -137,6 +138,9 @@ struct vd_chain *vd_filtered_chain(struct vd_filtered *f);
 int vd_filtered_prepare(struct vd_filtered *f, const struct vd_filter_spec *specs, size_t n,
                         const char *fresh, struct vd_chain **ret_chain,
                         char why[VD_FILTER_WHY]) VD_WARN_UNUSED;
+/* The last word of FRESH in a prepared CHAIN, with no request under way: 0; -errno with WHY. Makes upcalls. */
+int vd_filtered_ready(struct vd_chain *chain, const char *fresh,
+                      char why[VD_FILTER_WHY]) VD_WARN_UNUSED;
 /* Puts CHAIN (NULL: none) in place; no request may be under way. Returns the old one. */
 struct vd_chain *vd_filtered_publish(struct vd_filtered *f, struct vd_chain *chain);
 /* After publishing, and after requests may come: starts what is new in the chain, detaches what only OLD has (NULL: none),

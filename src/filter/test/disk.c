@@ -105,6 +105,13 @@ static void below_change(void *disk, enum vd_filter_op op, unsigned flags, uint6
 {
     begin(disk, op, off, NULL, len, done, user);
 }
+static int64_t below_next_data(void *disk, uint64_t off)
+{
+    struct test_disk *d = disk;
+    while (off < DISK_BYTES && !d->bytes[off])
+        off++;
+    return off < DISK_BYTES ? (int64_t)off : -ENXIO;
+}
 static uint64_t below_size(void *disk)
 {
     return DISK_BYTES;
@@ -177,6 +184,7 @@ static const struct vd_filter_below below = {
     .read_now = mem_read,
     .write_now = mem_write,
     .change_now = mem_change,
+    .next_data = below_next_data,
     .size = below_size,
     .epoch = below_epoch,
     .get_data = below_get,

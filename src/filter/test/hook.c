@@ -30,6 +30,10 @@ static int attach(struct vd_filter_disk *disk, const struct vd_filter_disk_info 
     return r;
 }
 
+static int ready(void *self)
+{
+    return call(self, (struct hook_args){.call = HOOK_READY});
+}
 static void start(void *self)
 {
     call(self, (struct hook_args){.call = HOOK_START});
@@ -79,5 +83,6 @@ static const struct vd_filter_ops ops = {
     .submit = submit,
     .done = done,
     .event = event,
+    .ready = ready,
 };
 VD_FILTER_EXPORT(ops);

@@ -10,6 +10,7 @@
 
 enum hook_call {
     HOOK_ATTACH,
+    HOOK_READY,
     HOOK_START,
     HOOK_DETACH,
     HOOK_OPEN,
