@@ -376,12 +376,16 @@ int vd_filtered_ready(struct vd_chain *chain, const char *fresh, char why[VD_FIL
         struct attach_call c = {.a = a, .result = -EIO};
         if (strcmp(fresh, a->spec.name) != 0 || !vd__usable(a) || !has_ready(a->lib->ops))
             continue;
+        pthread_mutex_lock(&a->mu); /* services of any thread write it */
         a->why[0] = '\0';
+        pthread_mutex_unlock(&a->mu);
         int r = vd__upcall(a, &frame, "ready", call_ready, &c);
         if (r == 0)
             r = c.result > 0 ? -EINVAL : c.result;
+        pthread_mutex_lock(&a->mu);
         if (r < 0)
             snprintf(why, VD_FILTER_WHY, "%s", a->why[0] ? a->why : strerror(-r));
+        pthread_mutex_unlock(&a->mu);
         return r;
     }
     return 0;

@@ -250,11 +250,15 @@ int disk_replace(struct test_disk *d, const char *fresh, char why[VD_FILTER_WHY]
     vd_filtered_drain(d->f, true);
     while (atomic_load(&inside))
         sched_yield();
-    struct vd_chain *old = vd_filtered_publish(d->f, c);
+    r = vd_filtered_ready(c, fresh, why);
+    struct vd_chain *old = r == 0 ? vd_filtered_publish(d->f, c) : NULL;
     vd_filtered_drain(d->f, false);
     atomic_store(&shut, false);
-    vd_filtered_settle(d->f, old);
-    return 0;
+    if (r == 0)
+        vd_filtered_settle(d->f, old);
+    else
+        vd_filtered_discard(d->f, c);
+    return r;
 }
 
 void disk_apply(struct test_disk *d)

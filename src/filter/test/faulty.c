@@ -71,6 +71,14 @@ static int attach(struct vd_filter_disk *disk, const struct vd_filter_disk_info 
     return 0;
 }
 
+static int ready(void *self)
+{
+    struct faulty *f = self;
+    if (f->where == 4)
+        fault(f->how);
+    return 0;
+}
+
 static void detach(void *self)
 {
 }
@@ -111,7 +119,7 @@ static const struct vd_filter_option options[] = {
              .default_value = "null"},
     [WHERE] = {.key = "where",
                .type = VD_FILTER_CHOICE,
-               .choices = "submit|done|attach|event",
+               .choices = "submit|done|attach|event|ready",
                .default_value = "submit"},
     [AT] = {.key = "at", .type = VD_FILTER_SIZE, .default_value = "0"},
     [OP] = {.key = "op",
@@ -133,5 +141,6 @@ static const struct vd_filter_ops ops = {
     .submit = submit,
     .done = done,
     .event = event,
+    .ready = ready,
 };
 VD_FILTER_EXPORT(ops);

@@ -18,8 +18,8 @@ static int verdict;
 
 static int telling(const struct hook_args *a)
 {
-    static const char *const marks[] = {"attach ", "start ", "detach ", "open ",
-                                        "close ",  "+",      "-",       "event "};
+    static const char *const marks[] = {"attach ", "ready ", "start ", "detach ", "open ",
+                                        "close ",  "+",      "-",      "event "};
     tell(marks[a->call], a->name);
     if (a->call == HOOK_SUBMIT && stops && strcmp(stops, a->name) == 0) {
         a->rq->result = verdict == VD_FILTER_COMPLETE ? 3 : 0;

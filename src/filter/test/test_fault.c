@@ -102,6 +102,13 @@ START_TEST(test_elsewhere)
     add_faulty(d, hows[_i], "attach", "");
     ck_assert_int_eq(disk_replace(d, "faulty", why), -EIO);
     ck_assert_msg(strstr(why, "attach"), "%s", why);
+    d->nspecs = 0;
+    add_faulty(d, hows[_i], "ready", "");
+    ck_assert_int_eq(disk_replace(d, "faulty", why), -EIO);
+    ck_assert_msg(strstr(why, "in ready"), "%s", why);
+    d->nspecs = 0;
+    disk_apply(d);
+    add_faulty(d, hows[_i], "attach", "");
     /* found in the metadata it is quarantined */
     disk_apply(d);
     ck_assert_int_eq(report(d).state, VD_FILTER_QUARANTINED);
