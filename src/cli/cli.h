@@ -47,6 +47,7 @@ struct cli_place {
     char meta_dir[PATH_MAX];        /* "": SOURCE/.vdiskfs */
     char daemon_meta_dir[PATH_MAX]; /* the same, before --meta; "": offline */
     char cache_dir[PATH_MAX];       /* "": none known */
+    char filter_dir[PATH_MAX];      /* "": the default */
     bool rivals; /* other mounts serve this source too, and PATH did not choose */
     bool known;  /* that the source begins there is known, not guessed */
     int source_fd;

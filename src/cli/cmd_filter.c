@@ -113,12 +113,12 @@ static void add_online(json_t *list, const json_t *online)
 }
 
 /* Nobody has the disk open: could its next open have the filter? */
-static void add_offline(struct cli *cli, json_t *list)
+static void add_offline(const struct cli_place *p, json_t *list)
 {
     struct vd_filters *fs = NULL;
     size_t i;
     json_t *f;
-    if (vd_filters_open(cli->filter_dir, &fs) < 0)
+    if (vd_filters_open(p->filter_dir[0] ? p->filter_dir : NULL, &fs) < 0)
         return;
     json_array_foreach(list, i, f)
     {
@@ -197,7 +197,7 @@ static int ls_attached(struct cli *cli)
     if (r != 0)
         return r;
     json_t *list = cli_filters(&t.place, &d);
-    add_offline(cli, list);
+    add_offline(&t.place, list);
     if (d.online) {
         int e = cli_ask(&t.place, "filters", cli_disk_args(&d), CLI_TIMEOUT_MS, &ok, why);
         if (e == 0)

@@ -146,6 +146,7 @@ static void place_set_daemon(struct cli_place *p, const json_t *info)
     snprintf(p->meta_dir, sizeof(p->meta_dir), "%s", text_of(info, "meta"));
     memcpy(p->daemon_meta_dir, p->meta_dir, sizeof(p->daemon_meta_dir));
     snprintf(p->cache_dir, sizeof(p->cache_dir), "%s", text_of(info, "cache"));
+    snprintf(p->filter_dir, sizeof(p->filter_dir), "%s", text_of(info, "filters"));
     p->known = true;
 }
 
@@ -154,6 +155,8 @@ static int place_open(const struct cli *cli, const char *path, struct cli_place 
 {
     if (cli->meta_dir)
         snprintf(p->meta_dir, sizeof(p->meta_dir), "%s", cli->meta_dir);
+    if (cli->filter_dir)
+        snprintf(p->filter_dir, sizeof(p->filter_dir), "%s", cli->filter_dir);
     if (cli->cache_dir)
         snprintf(p->cache_dir, sizeof(p->cache_dir), "%s", cli->cache_dir);
     else if (!p->socket[0] && vd_default_cache_dir(p->source, p->cache_dir, PATH_MAX) < 0)

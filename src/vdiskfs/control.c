@@ -36,10 +36,11 @@ static int do_owner_release(const struct vd_request *q, json_t **ret_ok)
 
 json_t *vd_control_info(const struct vd_daemon *d)
 {
-    return json_pack("{s:i, s:o, s:I, s:o, s:I, s:o, s:o, s:o, s:s, s:s}", "pid", (int)getpid(),
+    return json_pack("{s:i, s:o, s:I, s:o, s:I, s:o, s:o, s:o, s:o, s:s, s:s}", "pid", (int)getpid(),
                      "mount", vd_ctl_text(d->mountpoint), "st_dev", (json_int_t)d->mount_dev,
                      "source", vd_ctl_text(d->source), "source_dev", (json_int_t)d->source_dev,
-                     "meta", vd_ctl_text(d->meta_dir), "cache", vd_ctl_text(d->cache_dir), "host",
+                     "meta", vd_ctl_text(d->meta_dir), "cache", vd_ctl_text(d->cache_dir),
+                     "filters", vd_ctl_text(d->filters ? vd_filters_dir(d->filters) : ""), "host",
                      vd_ctl_text(d->self.host), "state", "running", "version", VD_VERSION);
 }
 

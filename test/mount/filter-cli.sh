@@ -156,6 +156,16 @@ done
 assert_eq "after all were detached" "$(vdisk --json filter ls "$A" | jq -c .)" '{"filters":[]}'
 printf x >&5 || fail "a write to what was protected"
 printf x | dd of="$T/a" conv=notrunc status=none
+# closed, it is asked for where the daemon looks
+attach "$A" pass1
+exec 5<&-
+wait_for "[ \"\$(vdisk --json owner '$SRC/a.img' | jq -r .state)\" = none ]" 10
+for path in "$A" "$SRC/a.img"; do
+    assert_eq "a closed disk" "$(vdisk --json filter ls "$path" | jq -c '[.filters[] | [.name, .state]]')" '[["pass1","active"]]'
+done
+assert_eq "in another folder" "$(vdisk --filter-dir="$T/none" --json filter ls "$A" 2>/dev/null | jq -r '.filters[].state')" missing
+detach "$A" pass1
+exec 5<>"$A"
 ok "online: counters, info, explain, dump; kept when unmounted and killed"
 
 # the order is that in which they see requests: throttle stands below, though it came first
