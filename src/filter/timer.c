@@ -188,19 +188,25 @@ int vd__timer_add(struct vd__timer *t, struct vd_filtered *f, uint64_t token, ui
     return r;
 }
 
+/* With mu held: where the first of F is, or n. */
+static size_t first_of(const struct vd__timer *t, const struct vd_filtered *f)
+{
+    size_t first = t->n;
+    for (size_t i = 0; i < t->n; i++)
+        if (t->heap[i].f == f && (first == t->n || before(&t->heap[i], &t->heap[first])))
+            first = i;
+    return first;
+}
+
 void vd__timer_fire(struct vd__timer *t, struct vd_filtered *f)
 {
+    size_t i;
     pthread_mutex_lock(&t->mu);
-    for (size_t i = 0; i < t->n;) {
-        if (t->heap[i].f != f) {
-            i++;
-            continue;
-        }
+    while ((i = first_of(t, f)) < t->n) {
         struct entry e = remove_at(t, i);
         pthread_mutex_unlock(&t->mu);
         (void)vd__resume(t->fs, NULL, e.token, VD_FILTER_PASS, 0);
         pthread_mutex_lock(&t->mu);
-        i = 0; /* the heap was others' meanwhile */
     }
     pthread_mutex_unlock(&t->mu);
 }

@@ -276,6 +276,42 @@ START_TEST(events)
 }
 END_TEST
 
+/* ---- a required filter that has been quarantined ---- */
+
+static int makes_no_sense(const struct hook_args *a)
+{
+    return a->call == HOOK_SUBMIT && a->rq->op == VD_FILTER_FLUSH ? 77 : 0;
+}
+
+START_TEST(refused)
+{
+    struct rig r;
+    char config[80], why[VD_META_WHY] = "", byte = 'x';
+    begin(&r);
+    struct vd_disk *d = rig_open(&r, "d");
+    vd_cleanup_close int fd = openat(r.source_fd, "d", O_PATH | O_CLOEXEC);
+    snprintf(config, sizeof(config), "hook=%llu\nrequired=yes\n",
+             (unsigned long long)(uintptr_t)makes_no_sense);
+    ck_assert_int_eq(vd_disks_filter_attach(r.disks, fd, "d", "hook0", config, why), 0);
+    ck_assert_int_eq(rig_truncate(d, BYTES - 4096), 0);
+    ck_assert_int_eq(rig_flush(d), -EIO);
+    /* no operation goes on, those that filters do not see among them */
+    ck_assert_int_eq(rig_read(d, 0, &byte, 1), -EIO);
+    ck_assert_int_eq(rig_write(d, 0, &byte, 1), -EIO);
+    ck_assert_int_eq(rig_flush(d), -EIO);
+    ck_assert_int_eq(rig_zero(d, VD_ZERO_PUNCH, 0, 4096), -EIO);
+    ck_assert_int_eq(rig_zero(d, VD_ALLOC_KEEP, 0, 4096), -EIO);
+    ck_assert_int_eq(rig_zero(d, VD_ALLOC_EXTEND, BYTES, 4096), -EIO);
+    ck_assert_int_eq(rig_truncate(d, BYTES), -EIO);
+    ck_assert_int_eq(vd_disk_client_open(d, false, why), -EIO);
+    ck_assert_int_eq(detach(&r, "d", "hook0"), 0);
+    ck_assert_int_eq(rig_truncate(d, BYTES), 0);
+    ck_assert_int_eq(rig_read(d, 0, &byte, 1), 1);
+    rig_close(&r, d);
+    rig_free(&r);
+}
+END_TEST
+
 /* ---- the last word of a filter that is attached ---- */
 
 static atomic_uint nreadies, ndetaches;
@@ -343,6 +379,7 @@ void add_filters_tests(Suite *s)
     tcase_add_test(t, come_and_go);
     tcase_add_test(t, other_mount);
     tcase_add_test(t, events);
+    tcase_add_test(t, refused);
     tcase_add_test(t, ready);
     suite_add_tcase(s, t);
 }

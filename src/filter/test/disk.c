@@ -198,12 +198,17 @@ static const struct vd_filter_below below = {
 
 void disk_open(struct test_disk *d)
 {
+    disk_open_threads(d, 8);
+}
+
+void disk_open_threads(struct test_disk *d, unsigned nthreads)
+{
     const struct vd_filtered_info info = {.name = "disk.img"};
     memset(d, 0, sizeof(*d));
     d->data_len = -1;
     pthread_mutex_init(&d->mu, NULL);
     ck_assert_int_eq(vd_lanes_new(4, &d->lanes), 0);
-    ck_assert_int_eq(vd_lane_open(d->lanes, 8, &d->lane), 0);
+    ck_assert_int_eq(vd_lane_open(d->lanes, nthreads, &d->lane), 0);
     ck_assert_int_eq(vd_filters_open(TEST_FILTERS, &d->fs), 0);
     ck_assert_int_eq(vd_filtered_new(d->fs, &below, d, &info, &d->f), 0);
 }

@@ -30,6 +30,7 @@ struct test_disk {
 };
 
 void disk_open(struct test_disk *d);
+void disk_open_threads(struct test_disk *d, unsigned nthreads); /* of the pool; 8 */
 void disk_close(struct test_disk *d);
 /* Adds NAME with CONFIG to the specs, without attaching. */
 struct vd_filter_spec *disk_add(struct test_disk *d, const char *name, const char *config);

@@ -266,6 +266,40 @@ START_TEST(test_replaced)
 }
 END_TEST
 
+/* ---- what is counted ---- */
+
+static int once_more(const struct hook_args *a)
+{
+    return a->call == HOOK_SUBMIT && !(a->rq->flags & VD_FILTER_MAY_WAIT) ? VD_FILTER_WAIT : 0;
+}
+
+static int has_seen_nine(void *user, const struct vd_filter_report *r)
+{
+    ck_assert_msg(r->requests == 9, "%s: %llu", r->spec->name, (unsigned long long)r->requests);
+    ++*(unsigned *)user;
+    return 0;
+}
+
+/* Each filter counts each request once, in whatever number of calls it sees it. */
+START_TEST(test_counted)
+{
+    struct test_disk *d = calloc(1, sizeof(*d));
+    char buf[8];
+    unsigned n = 0;
+    disk_open(d);
+    for (int i = 0; i < 10; i += 3)
+        disk_add_hook(d, (char[]){'h', 'o', 'o', 'k', (char)('0' + i), 0},
+                      i == 6 ? once_more : counting);
+    disk_apply(d);
+    for (int i = 0; i < 9; i++)
+        ck_assert_int_eq(disk_read(d, 0, buf, sizeof(buf)), sizeof(buf));
+    ck_assert_int_eq(vd_filtered_each(d->f, false, has_seen_nine, &n), 0);
+    ck_assert_uint_eq(n, 4);
+    disk_close(d);
+    free(d);
+}
+END_TEST
+
 void add_chain_tests(Suite *s)
 {
     TCase *t = tcase_create("chain");
@@ -275,5 +309,6 @@ void add_chain_tests(Suite *s)
     tcase_add_test(t, test_nested);
     tcase_add_test(t, test_services);
     tcase_add_test(t, test_replaced);
+    tcase_add_test(t, test_counted);
     suite_add_tcase(s, t);
 }

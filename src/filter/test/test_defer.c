@@ -191,6 +191,33 @@ START_TEST(test_timed)
 }
 END_TEST
 
+static int for_ever(const struct hook_args *a)
+{
+    if (a->call != HOOK_SUBMIT || vd_filter_defer_for(a->disk, a->rq, UINT64_MAX) < 0)
+        return 0;
+    return VD_FILTER_DEFER;
+}
+
+/* What is due at one time goes in the order in which it came; here one thread serves it. */
+START_TEST(test_in_order)
+{
+    struct test_disk *d = malloc(sizeof(*d));
+    disk_open_threads(d, 1);
+    norder = ended = 0;
+    disk_add_hook(d, "hook0", for_ever);
+    disk_apply(d);
+    for (uintptr_t i = 0; i < 100; i++)
+        disk_submit(d, VD_FILTER_FLUSH, 0, NULL, 0, note_order, (void *)i);
+    ck_assert_uint_eq(ended, 0);
+    disk_apply(d); /* drains */
+    wait_for(&ended, 100);
+    for (unsigned i = 0; i < 100; i++)
+        ck_assert_uint_eq(order[i], i);
+    disk_close(d);
+    free(d);
+}
+END_TEST
+
 /* ---- never ---- */
 
 START_TEST(test_forced)
@@ -300,6 +327,7 @@ void add_defer_tests(Suite *s)
     tcase_add_test(t, test_out_of_order);
     tcase_add_test(t, test_too_early);
     tcase_add_test(t, test_timed);
+    tcase_add_test(t, test_in_order);
     tcase_add_test(t, test_forced);
     tcase_add_loop_test(t, test_mistakes, 0, 5);
     tcase_add_test(t, test_waiting);

@@ -2,6 +2,7 @@
 #include "faulty.h"
 
 #include <alloca.h>
+#include <signal.h>
 
 #if defined(__clang__)
 #define PLAIN __attribute__((no_sanitize("address", "undefined", "thread"), optnone))
@@ -65,6 +66,20 @@ FAULTY void fault_with_full_fpu(void *arg)
 {
     __asm__ volatile("fldz; fldz; fldz; fldz; fldz; fldz; fldz; fldz" ::: "memory");
     *nowhere = 1;
+}
+
+/* On a stack that is not the callback's: nothing says where that one stands. */
+FAULTY void fault_on_other_stack(void *arg)
+{
+    static char stack[4096] __attribute__((aligned(16)));
+    __asm__ volatile("mov %0, %%rsp; movl $1, (%1)" ::"r"(stack + sizeof(stack) / 2), "r"(nowhere)
+                     : "memory");
+    __builtin_unreachable();
+}
+#else
+FAULTY void fault_on_other_stack(void *arg)
+{
+    raise(SIGSEGV); /* not known here */
 }
 #endif
 

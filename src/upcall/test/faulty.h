@@ -14,6 +14,7 @@ void fault_large_frame(void *arg); /* one frame larger than the stack */
 void fault_illegal(void *arg);
 void fault_call_nowhere(void *arg);
 void fault_with_full_fpu(void *arg); /* x86-64 */
+void fault_on_other_stack(void *arg);
 void fault_spin(void *arg);
 void fault_not(void *arg); /* calls the function that ARG points to */
 

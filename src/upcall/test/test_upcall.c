@@ -302,6 +302,9 @@ static void child(int what, int kind)
         get_shot();
         r = vd_upcall_call(the_u, &text, fault_spin, spin_flags, NULL);
         break;
+    case 6: /* its own text, on a stack of somebody's */
+        r = vd_upcall_call(the_u, &text, fault_on_other_stack, NULL, NULL);
+        break;
     default: /* nobody's to contain */
         r = vd_upcall_call(the_u, NULL, fault_null, NULL, NULL);
         break;
@@ -311,7 +314,7 @@ static void child(int what, int kind)
 
 START_TEST(test_not_contained)
 {
-    for (int what = 0; what < 7; what++) {
+    for (int what = 0; what < 8; what++) {
         pid_t pid = fork();
         ck_assert_int_ge(pid, 0);
         if (pid == 0)
