@@ -9,6 +9,7 @@
 
 #include "vd_log.h"
 
+#define STOPPING_MS 30000u /* until what filters hold is failed, where the mount ends */
 #define REAPER_THREADS 8u
 #define KEEPER_THREADS 64u  /* mostly asleep: merges are slow on purpose */
 #define OPENER_THREADS 256u /* opens of a hung disk wait here, one thread each */
@@ -281,7 +282,7 @@ void vd_disks_stopping(struct vd_disks *ds)
     atomic_store(&ds->stopping, true);
     if (!ds->config.filters)
         return;
-    vd_filters_stopping(ds->config.filters);
+    vd_filters_stopping(ds->config.filters, STOPPING_MS);
     vd_disks_each(ds, drain_one, NULL);
 }
 

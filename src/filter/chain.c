@@ -17,7 +17,6 @@
 #include "filter.h"
 #include "vd_log.h"
 
-#define FORCE_NS (30ull * 1000000000)
 
 /* ---- the mount's ---- */
 
@@ -70,11 +69,11 @@ void vd_filters_close(struct vd_filters *fs)
     free(fs);
 }
 
-void vd_filters_stopping(struct vd_filters *fs)
+void vd_filters_stopping(struct vd_filters *fs, unsigned grace_ms)
 {
     struct vd_list *it;
     atomic_store(&fs->stopping, true);
-    vd__timer_force(fs->timer, FORCE_NS);
+    vd__timer_force(fs->timer, grace_ms * 1000000ull);
     pthread_mutex_lock(&fs->mu);
     vd_list_for_each (it, &fs->disks) {
         struct vd_filtered *f = vd_list_entry(it, struct vd_filtered, link);

@@ -40,8 +40,8 @@ const char *vd_filters_dir(const struct vd_filters *fs);
 /* Requests in chains now. Exact once they are quiet: 0 at the end. */
 uint64_t vd_filters_inflight(struct vd_filters *fs);
 /* The mount ends: deferred requests of all disks are let go, new ones are not deferred, and what a filter still holds after
- * 30 s is failed. Makes upcalls. */
-void vd_filters_stopping(struct vd_filters *fs);
+ * GRACE_MS is failed. Makes upcalls. */
+void vd_filters_stopping(struct vd_filters *fs, unsigned grace_ms);
 
 /* A filter that can be attached, or cannot: then WHY says it, and OPS is NULL. */
 struct vd_filter_available {

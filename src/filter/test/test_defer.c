@@ -242,6 +242,22 @@ START_TEST(test_forced)
 }
 END_TEST
 
+/* The mount ends, and the filter does not let go. */
+START_TEST(test_stopping)
+{
+    struct test_disk *d = malloc(sizeof(*d));
+    begin(d, holding);
+    for (int i = 0; i < 20; i++)
+        disk_submit(d, VD_FILTER_WRITE, 0, "x", 1, one_ended, NULL);
+    vd_filters_stopping(d->fs, 20);
+    wait_for(&ended, 20);
+    ck_assert_uint_eq(failed, 20);
+    ck_assert_int_eq(disk_write(d, 0, "y", 1), 1); /* what comes now is not held */
+    disk_close(d);
+    free(d);
+}
+END_TEST
+
 /* ---- mistakes, and a filter above that waits for one below ---- */
 
 static int mistaken(const struct hook_args *a)
@@ -329,6 +345,7 @@ void add_defer_tests(Suite *s)
     tcase_add_test(t, test_timed);
     tcase_add_test(t, test_in_order);
     tcase_add_test(t, test_forced);
+    tcase_add_test(t, test_stopping);
     tcase_add_loop_test(t, test_mistakes, 0, 5);
     tcase_add_test(t, test_waiting);
     suite_add_tcase(s, t);
