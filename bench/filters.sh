@@ -3,8 +3,8 @@
 # ./run bench filters [--json]: what filters cost.
 #
 #   upcall    nanoseconds of an upcall and return, and the system calls that a million of them make
-#   pass      cached 4 KiB random reads, and writes, of a disk with four filters that only pass, against one without
-# Two disks of one mount, measured in turn; medians. VD_BENCH_ROUNDS (7) and VD_BENCH_SECONDS (2) say how long.
+#   rows      cached 4 KiB random reads, and writes, of a disk with filters, against one without
+# Disks of one mount, measured in turn; medians. VD_BENCH_ROUNDS (7) and VD_BENCH_SECONDS (2) say how long.
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VD_BUILD=${VD_BUILD:-$top/build}
 . "$top/test/lib/common.sh"
@@ -28,17 +28,39 @@ ns=$("$VD_BUILD/bench/upcall" --json)
 few=$(calls 10)
 many=$(calls 1000000)
 
-mkdir "$T/source"
-random_file "$T/source/none.img" "${mib}M"
-cp "$T/source/none.img" "$T/source/four.img"
-mount_vd "$T/source" "$T/mnt" --cache-size=2G --filter-dir="$VD_BUILD/src/filter/test"
+# each disk with what it has; data come in through the mount, as crypt wants it
+declare -A filters=(
+    [none]=""
+    [four]="four that pass"
+    [crypt512]="crypt, sectors of 512"
+    [crypt4096]="crypt, sectors of 4096"
+    [held]="one that holds each request 1 us"
+)
+disks=(none four crypt512 crypt4096 held)
+declare -A budget=([four]=0.9)
+mkdir "$T/source" "$T/filters"
+ln -s "$VD_BUILD"/filters/*.so "$VD_BUILD"/src/filter/test/*.so "$T/filters/"
+head -c 64 /dev/urandom >"$T/key"
+random_file "$T/data" "${mib}M"
+for disk in "${disks[@]}"; do
+    truncate -s "${mib}M" "$T/source/$disk.img"
+done
+mount_vd "$T/source" "$T/mnt" --cache-size=$((8 * mib))M --filter-dir="$T/filters"
 for i in 1 2 3 4; do
     vdisk filter attach "$T/mnt/four.img" pass$i
 done
-exec {held_none}<>"$T/mnt/none.img" {held_four}<>"$T/mnt/four.img"
-for disk in none four; do
-    dd if="$T/mnt/$disk.img" of=/dev/null bs=1M iflag=direct status=none
-    dd if="$T/mnt/$disk.img" of=/dev/null bs=1M iflag=direct status=none
+for sector in 512 4096; do
+    vdisk filter attach "$T/mnt/crypt$sector.img" crypt "key-file=$T/key" "sector-size=$sector"
+done
+vdisk filter attach "$T/mnt/held.img" delay all=1us
+declare -A held
+for disk in "${disks[@]}"; do
+    dd if="$T/data" of="$T/mnt/$disk.img" bs=1M conv=notrunc,fsync status=none
+    exec {fd}<>"$T/mnt/$disk.img"
+    held[$disk]=$fd
+    for _ in 1 2; do
+        dd if="$T/mnt/$disk.img" of=/dev/null bs=1M iflag=direct status=none
+    done
 done
 
 measure() {
@@ -57,20 +79,25 @@ median() {
 works=("randread 1" "randread 32" "randwrite 32")
 for ((round = 1; round <= rounds; round++)); do
     for i in "${!works[@]}"; do
-        # who comes second finds the pages that the first has made dirty
-        for disk in $([ $((round % 2)) -eq 0 ] && echo four none || echo none four); do
+        # in another order each round: who comes later finds the pages that those before have made dirty
+        for ((k = 0; k < ${#disks[@]}; k++)); do
+            disk=${disks[$(((k + round) % ${#disks[@]}))]}
             # shellcheck disable=SC2086
-            measure $disk ${works[$i]} >>"$T/$disk-$i"
+            measure "$disk" ${works[$i]} >>"$T/$disk-$i"
         done
     done
 done
 
-for i in "${!works[@]}"; do
-    read -r rw depth <<<"${works[$i]}"
-    jq -cn --arg row "4 KiB $rw, QD$depth: four pass filters" --argjson four "$(median <"$T/four-$i")" \
-        --argjson none "$(median <"$T/none-$i")" --argjson budget "$([ "$rw" = randread ] && echo 0.9 || echo null)" \
-        '{$row, four: ($four | round), none: ($none | round), ratio: ($four / $none * 1000 | round / 1000), $budget}
-         | .reached = (.budget == null or .ratio >= .budget)'
+for disk in "${disks[@]:1}"; do
+    for i in "${!works[@]}"; do
+        read -r rw depth <<<"${works[$i]}"
+        goal=null
+        [ "$rw" != randread ] || goal=${budget[$disk]:-null}
+        jq -cn --arg row "4 KiB $rw, QD$depth: ${filters[$disk]}" --argjson filtered "$(median <"$T/$disk-$i")" \
+            --argjson none "$(median <"$T/none-$i")" --argjson budget "$goal" \
+            '{$row, filtered: ($filtered | round), none: ($none | round), ratio: ($filtered / $none * 1000 | round / 1000), $budget}
+             | .reached = (.budget == null or .ratio >= .budget)'
+    done
 done >"$T/rows"
 
 if [ "$json" = yes ]; then
@@ -80,8 +107,8 @@ if [ "$json" = yes ]; then
 fi
 jq -r '"upcall and return: \(.upcall) ns (budget 100)   with a service: \(.service)   nested: \(.nested)   by swapcontext: \(.ucontext)"' <<<"$ns"
 echo "system calls of 10 upcalls: $few, of 1000000: $many"
-printf '%-40s %10s %10s %7s %7s  %s\n' ROW FILTERED NONE RATIO BUDGET REACHED
-jq -r '[.row, .four, .none, .ratio, (.budget // "-"), if .reached then "yes" else "no" end] | @tsv' "$T/rows" |
-    while IFS=$'\t' read -r row four none ratio budget reached; do
-        printf '%-40s %10s %10s %7s %7s  %s\n' "$row" "$four" "$none" "$ratio" "$budget" "$reached"
+printf '%-56s %10s %10s %7s %7s  %s\n' ROW FILTERED NONE RATIO BUDGET REACHED
+jq -r '[.row, .filtered, .none, .ratio, (.budget // "-"), if .budget == null then "-" elif .reached then "yes" else "no" end] | @tsv' "$T/rows" |
+    while IFS=$'\t' read -r row filtered none ratio budget reached; do
+        printf '%-56s %10s %10s %7s %7s  %s\n' "$row" "$filtered" "$none" "$ratio" "$budget" "$reached"
     done

@@ -15,23 +15,6 @@
 
 /* ---- two filters, played here ---- */
 
-/* Turns every bit: what is below is not what is above. */
-static int inverting(const struct hook_args *a)
-{
-    if (a->call == HOOK_SUBMIT && a->rq->op == VD_FILTER_WRITE) {
-        const uint8_t *from = a->rq->data;
-        uint8_t *to = vd_filter_alloc(a->disk, a->rq, a->rq->length);
-        for (uint64_t i = 0; i < a->rq->length; i++)
-            to[i] = (uint8_t)~from[i];
-        a->rq->data = to;
-    } else if (a->call == HOOK_DONE && a->rq->op == VD_FILTER_READ) {
-        uint8_t *data = a->rq->data;
-        for (int64_t i = 0; i < a->rq->result; i++)
-            data[i] = (uint8_t)~data[i];
-    }
-    return 0;
-}
-
 static atomic_uint nsubmits, ndones, nevents;
 static atomic_int refuse; /* type of the event to be refused, or -1 */
 
@@ -107,7 +90,7 @@ START_TEST(nothing_plain_below)
     r.cache_bytes = 4u << 20;
     rig_umount(&r);
     rig_mount(&r);
-    ck_assert_int_eq(attach(&r, "d", "hook6", inverting), 0);
+    ck_assert_int_eq(attach(&r, "d", "hook6", hook_inverting), 0);
     struct vd_disk *d = rig_open(&r, "d");
     for (uint64_t off = 0; off < BYTES; off += 64 * 1024 + 512)
         ck_assert_int_eq(rig_write(d, off, secret, sizeof(secret)), sizeof(secret));
@@ -218,7 +201,7 @@ START_TEST(other_mount)
     char why[VD_META_WHY];
     vd_disk_get_info(da, &info);
     ck_assert_int_eq(vd_disks_release_request(a.disks, &info.uuid, why), 0);
-    ck_assert_int_eq(attach(&b, "d", "hook7", inverting), 0);
+    ck_assert_int_eq(attach(&b, "d", "hook7", hook_inverting), 0);
     db = rig_open(&b, "d");
     ck_assert_int_eq(rig_write(db, 0, secret, sizeof(secret)), sizeof(secret));
     expect_secret(da, 0); /* past its cache, by b's filters */

@@ -26,18 +26,6 @@ static void invert(uint8_t *to, const uint8_t *from, uint64_t n)
         to[i] = (uint8_t)~from[i];
 }
 
-static int inverting(const struct hook_args *a)
-{
-    if (a->call == HOOK_SUBMIT && a->rq->op == VD_FILTER_WRITE) {
-        uint8_t *to = vd_filter_alloc(a->disk, a->rq, a->rq->length);
-        invert(to, a->rq->data, a->rq->length);
-        a->rq->data = to;
-    } else if (a->call == HOOK_DONE && a->rq->op == VD_FILTER_READ && a->rq->result > 0) {
-        invert(a->rq->data, a->rq->data, (uint64_t)a->rq->result);
-    }
-    return 0;
-}
-
 static int attach(struct rig *r, const char *disk, const char *name, hook_fn *fn)
 {
     char config[64], why[VD_META_WHY] = "";
@@ -123,7 +111,7 @@ static void another_encrypts(struct rig *a, struct rig *b, struct vd_disk *da)
     char why[VD_META_WHY];
     vd_disk_get_info(da, &info);
     ck_assert_int_eq(vd_disks_release_request(a->disks, &info.uuid, why), 0);
-    ck_assert_int_eq(attach(b, "d", "hook7", inverting), 0);
+    ck_assert_int_eq(attach(b, "d", "hook7", hook_inverting), 0);
     struct vd_disk *db = rig_open(b, "d");
     ck_assert_int_eq(rig_write(db, 8192, secret, sizeof(secret)), sizeof(secret));
     rig_close(b, db);
@@ -152,6 +140,17 @@ static struct vd_disk *two_mounts(struct rig *a, struct rig *b, hook_fn *fn)
     return da;
 }
 
+/* Two mounts of a disk D that B writes, and A only reads; hook0 filters it where FN is given. */
+static struct vd_disk *anothers(struct rig *a, struct rig *b, hook_fn *fn, struct vd_disk **ret_db)
+{
+    rig_close(a, two_mounts(a, b, fn));
+    *ret_db = rig_open(b, "d");
+    ck_assert_int_eq(rig_write(*ret_db, 65536, "x", 1), 1);
+    struct vd_disk *da = rig_open(a, "d");
+    ck_assert_int_eq(state_of(da), VD_OWNER_NONE);
+    return da;
+}
+
 static void end_two(struct rig *a, struct rig *b, struct vd_disk *da)
 {
     rig_close(a, da);
@@ -174,7 +173,7 @@ START_TEST(write_under_way)
     while (!atomic_load(&held))
         nap();
     ck_assert_int_eq(vd_disks_release_request(a.disks, &info.uuid, why), -EBUSY);
-    ck_assert_int_eq(attach(&b, "d", "hook7", inverting), -EBUSY);
+    ck_assert_int_eq(attach(&b, "d", "hook7", hook_inverting), -EBUSY);
     atomic_store(&hold, false);
     pthread_join(t, NULL);
     ck_assert_int_eq(one.result, sizeof(secret));
@@ -219,7 +218,7 @@ START_TEST(read_under_way)
     char why[VD_META_WHY];
     vd_disk_get_info(da, &info);
     ck_assert_int_eq(vd_disks_release_request(a.disks, &info.uuid, why), 0);
-    ck_assert_int_eq(attach(&b, "d", "hook7", inverting), 0);
+    ck_assert_int_eq(attach(&b, "d", "hook7", hook_inverting), 0);
     struct vd_disk *db = rig_open(&b, "d");
     /* another offset than hook0 holds, but those bytes */
     ck_assert_int_eq(rig_write(db, HELD_OFF - 4096, both, sizeof(both)), sizeof(both));
@@ -320,18 +319,7 @@ START_TEST(changed_twice)
     struct rig a, b;
     pthread_t t1, t2;
     sem_t sem;
-    invert(inverted, (const uint8_t *)secret, sizeof(secret));
-    rig_init(&a);
-    a.filter_dir = TEST_FILTERS;
-    rig_mount(&a);
-    rig_make(&a, "d", BYTES);
-    settled(&a, "d");
-    b = a;
-    b.cache_name = "other";
-    ck_assert_int_eq(rig_try_mount(&b), 0);
-    struct vd_disk *db = rig_open(&b, "d");
-    ck_assert_int_eq(rig_write(db, 65536, "x", 1), 1);
-    struct vd_disk *da = rig_open(&a, "d"); /* another's */
+    struct vd_disk *db, *da = anothers(&a, &b, NULL, &db);
     atomic_store(&hold, true);
     atomic_store(&held, false);
     ck_assert_int_eq(attach(&b, "d", "hook2", slow_to_attach), 0);
@@ -339,7 +327,7 @@ START_TEST(changed_twice)
     pthread_create(&t1, NULL, run_task, &one); /* makes the chain anew */
     while (!atomic_load(&held))
         nap();
-    ck_assert_int_eq(attach(&b, "d", "hook7", inverting), 0);
+    ck_assert_int_eq(attach(&b, "d", "hook7", hook_inverting), 0);
     ck_assert_int_eq(rig_write(db, 0, secret, sizeof(secret)), sizeof(secret));
     pthread_create(&t2, NULL, run_task, &two); /* has seen that, and waits for the other */
     for (int i = 0; i < 200; i++)
@@ -357,10 +345,8 @@ START_TEST(changed_twice)
     sem_wait(&sem);
     ck_assert_int_eq(rig_read(da, 0, two.buf, sizeof(two.buf)), sizeof(two.buf));
     ck_assert_int_eq(memcmp(two.buf, secret, sizeof(secret)), 0);
-    rig_close(&a, da);
     rig_close(&b, db);
-    rig_umount(&b);
-    rig_free(&a);
+    end_two(&a, &b, da);
 }
 END_TEST
 
@@ -371,21 +357,13 @@ START_TEST(comes_meanwhile)
     struct vd_disk_info info;
     char why[VD_META_WHY];
     pthread_t t1, t2;
-    rig_init(&a);
-    a.filter_dir = TEST_FILTERS;
-    rig_mount(&a);
-    rig_make(&a, "d", BYTES);
-    settled(&a, "d");
-    b = a;
-    b.cache_name = "other";
-    ck_assert_int_eq(rig_try_mount(&b), 0);
-    struct vd_disk *da = rig_open(&a, "d");
+    struct vd_disk *da = two_mounts(&a, &b, NULL);
     vd_disk_get_info(da, &info);
     ck_assert_int_eq(vd_disks_release_request(a.disks, &info.uuid, why), 0);
     atomic_store(&hold, false);
     atomic_store(&held, false);
     ck_assert_int_eq(attach(&b, "d", "hook9", slow_to_attach), 0);
-    ck_assert_int_eq(attach(&b, "d", "hook7", inverting), 0);
+    ck_assert_int_eq(attach(&b, "d", "hook7", hook_inverting), 0);
     settled(&b, "d");
     atomic_store(&hold, true);
     struct task one = {.d = da, .off = 65536, .write = true},
@@ -402,9 +380,7 @@ START_TEST(comes_meanwhile)
     ck_assert_int_eq(one.result, sizeof(secret));
     ck_assert_int_eq(two.result, sizeof(secret));
     ck_assert(!file_has(&a, secret, sizeof(secret)));
-    rig_close(&a, da);
-    rig_umount(&b);
-    rig_free(&a);
+    end_two(&a, &b, da);
 }
 END_TEST
 
@@ -437,7 +413,7 @@ START_TEST(let_go_at_attach)
         while (!atomic_load(&held))
             nap();
         snprintf(name, sizeof(name), "hook%d", i + 1);
-        ck_assert_int_eq(attach(&r, "d", name, inverting), 0);
+        ck_assert_int_eq(attach(&r, "d", name, hook_inverting), 0);
         pthread_join(t, NULL);
         ck_assert_int_eq(one.result, sizeof(secret)); /* not failed */
     }
@@ -472,18 +448,7 @@ START_TEST(many_wait)
 {
     struct rig a, b;
     struct many m = {0};
-    rig_init(&a);
-    a.filter_dir = TEST_FILTERS;
-    rig_mount(&a);
-    rig_make(&a, "d", BYTES);
-    settled(&a, "d");
-    b = a;
-    b.cache_name = "other";
-    ck_assert_int_eq(rig_try_mount(&b), 0);
-    struct vd_disk *db = rig_open(&b, "d");
-    ck_assert_int_eq(rig_write(db, 0, secret, sizeof(secret)), sizeof(secret));
-    struct vd_disk *da = rig_open(&a, "d"); /* another's */
-    ck_assert_int_eq(state_of(da), VD_OWNER_NONE);
+    struct vd_disk *db, *da = anothers(&a, &b, NULL, &db);
     for (int round = 0; round < 6; round++) {
         char name[8];
         sem_init(&m.sem, 0, 0);
@@ -500,10 +465,8 @@ START_TEST(many_wait)
                 ;
         ck_assert_msg(m.failed == 0, "round %d: %u of %d failed", round, m.failed, MANY);
     }
-    rig_close(&a, da);
     rig_close(&b, db);
-    rig_umount(&b);
-    rig_free(&a);
+    end_two(&a, &b, da);
 }
 END_TEST
 
@@ -515,20 +478,7 @@ START_TEST(many_block)
     struct rig a, b;
     pthread_t t, many[READERS];
     struct task tasks[READERS];
-    rig_init(&a);
-    a.filter_dir = TEST_FILTERS;
-    rig_mount(&a);
-    rig_make(&a, "d", BYTES);
-    atomic_store(&hold, false);
-    atomic_store(&held, false);
-    ck_assert_int_eq(attach(&a, "d", "hook0", blocking), 0);
-    settled(&a, "d");
-    b = a;
-    b.cache_name = "other";
-    ck_assert_int_eq(rig_try_mount(&b), 0);
-    struct vd_disk *db = rig_open(&b, "d");
-    ck_assert_int_eq(rig_write(db, 0, secret, sizeof(secret)), sizeof(secret));
-    struct vd_disk *da = rig_open(&a, "d"); /* another's */
+    struct vd_disk *db, *da = anothers(&a, &b, blocking, &db);
     atomic_store(&hold, true);
     struct task one = {.d = da, .flush = true};
     pthread_create(&t, NULL, run_task, &one);
@@ -549,10 +499,8 @@ START_TEST(many_block)
         failed += tasks[i].result < 0;
     }
     ck_assert_msg(failed == 0, "%u failed", failed);
-    rig_close(&a, da);
     rig_close(&b, db);
-    rig_umount(&b);
-    rig_free(&a);
+    end_two(&a, &b, da);
 }
 END_TEST
 

@@ -31,4 +31,21 @@ struct hook_args {
 };
 typedef int hook_fn(const struct hook_args *a);
 
+/* Turns every bit: what is below is not what is above. */
+static inline int hook_inverting(const struct hook_args *a)
+{
+    if (a->call == HOOK_SUBMIT && a->rq->op == VD_FILTER_WRITE) {
+        const uint8_t *from = (const uint8_t *)a->rq->data;
+        uint8_t *to = (uint8_t *)vd_filter_alloc(a->disk, a->rq, a->rq->length);
+        for (uint64_t i = 0; i < a->rq->length; i++)
+            to[i] = (uint8_t)~from[i];
+        a->rq->data = to;
+    } else if (a->call == HOOK_DONE && a->rq->op == VD_FILTER_READ) {
+        uint8_t *data = (uint8_t *)a->rq->data;
+        for (int64_t i = 0; i < a->rq->result; i++)
+            data[i] = (uint8_t)~data[i];
+    }
+    return 0;
+}
+
 #endif

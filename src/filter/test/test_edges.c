@@ -14,19 +14,6 @@ static void invert(uint8_t *to, const uint8_t *from, uint64_t n)
         to[i] = (uint8_t)~from[i];
 }
 
-/* hook6: encryption */
-static int inverting(const struct hook_args *a)
-{
-    if (a->call == HOOK_SUBMIT && a->rq->op == VD_FILTER_WRITE) {
-        uint8_t *to = vd_filter_alloc(a->disk, a->rq, a->rq->length);
-        invert(to, a->rq->data, a->rq->length);
-        a->rq->data = to;
-    } else if (a->call == HOOK_DONE && a->rq->op == VD_FILTER_READ && a->rq->result > 0) {
-        invert(a->rq->data, a->rq->data, (uint64_t)a->rq->result);
-    }
-    return 0;
-}
-
 static const char secret[] = "nobody below may see this";
 
 /* hook0: writes back what it has kept when it is detached */
@@ -43,7 +30,7 @@ START_TEST(detach_writes)
     struct test_disk *d = malloc(sizeof(*d));
     char got[sizeof(secret)];
     disk_open(d);
-    disk_add_hook(d, "hook6", inverting);
+    disk_add_hook(d, "hook6", hook_inverting);
     disk_add_hook(d, "hook0", writing_back);
     disk_apply(d);
     if (_i == 0) {
@@ -102,7 +89,7 @@ START_TEST(detach_reads)
     struct test_disk *d = malloc(sizeof(*d));
     disk_open(d);
     wrong = rounds = 0;
-    disk_add_hook(d, "hook6", inverting);
+    disk_add_hook(d, "hook6", hook_inverting);
     disk_apply(d);
     ck_assert_int_eq(disk_write(d, 4096, secret, sizeof(secret)), sizeof(secret));
     disk_add_hook(d, "hook0", with_thread);
