@@ -67,6 +67,8 @@ static bool begins_anew(struct io *io, ssize_t *result)
     }
     const struct request q = {
         .kind = IO_READ, .off = io->off, .len = io->asked, .done = io->done, .user = io->user};
+    if (!io->in_lane) /* else the disk stays until we leave the lane; now it may be gone */
+        vd__view_put(vd_steal_ptr(io->view), io->shard);
     vd__disk_again(io->d, &q, io->ticket);
     return true;
 }
@@ -75,11 +77,8 @@ static bool begins_anew(struct io *io, ssize_t *result)
 static void finish(struct io *io, ssize_t result)
 {
     uint64_t skip = io->off % VD_BLOCK_SIZE;
-    if (begins_anew(io, &result)) {
-        if (!io->in_lane)
-            vd__view_put(vd_steal_ptr(io->view), io->shard);
+    if (begins_anew(io, &result))
         return;
-    }
     if (result < 0) {
         count(io->d, C_ERRORS, 1);
     } else if (io->missed) {
