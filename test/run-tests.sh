@@ -25,7 +25,7 @@ suite() {
     shift 2
     echo "== $title"
     out=$(mktemp)
-    meson test -C "$dir" --no-rebuild --print-errorlogs --num-processes 1 "$@" 2>&1 | tee "$out"
+    meson test -C "$dir" --no-rebuild --print-errorlogs --num-processes 2 "$@" 2>&1 | tee "$out"
     local ok bad
     ok=$(awk '/^Ok: /{n += $2} /^Expected Fail: /{n += $3} END {print n + 0}' "$out")
     bad=$(awk '/^(Fail|Timeout|Skipped): /{n += $2} /^Unexpected Pass: /{n += $3} END {print n + 0}' "$out")

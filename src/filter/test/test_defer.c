@@ -203,7 +203,8 @@ START_TEST(test_in_order)
 {
     struct test_disk *d = malloc(sizeof(*d));
     disk_open_threads(d, 1);
-    norder = ended = 0;
+    norder = 0;
+    ended = 0;
     disk_add_hook(d, "hook0", for_ever);
     disk_apply(d);
     for (uintptr_t i = 0; i < 100; i++)
