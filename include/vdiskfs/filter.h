@@ -257,8 +257,9 @@ struct vd_filter_ops {
     int (*status)(void *self, char *ret_json, size_t len);
 
     /* Between attach and start, where a user attaches it to a disk (`fresh`): no request is under way, and clients' requests wait until
-     * it has returned. So the disk is now as the first request through this filter will find it. -errno, after vd_filter_why, refuses as
-     * attach does; detach is called then. May be NULL. */
+     * it has returned. So the disk is now as the first request through this filter will find it. Services work; but those of
+     * threads of the filter's own wait until the disk goes on, so do not wait for such a thread here. -errno, after vd_filter_why, refuses
+     * as attach does; detach is called then. May be NULL. */
     int (*ready)(void *self);
 };
 
@@ -305,7 +306,9 @@ struct vd_filter_host {
 /*
  * Read, write, zero, discard, flush the disk below this filter, as the filters below make it. All wait, so -EAGAIN on a thread that may
  * not. Any length. read: the count (fewer at the end of the disk) or -errno; write: LENGTH or -errno; the others 0 or -errno. A write,
- * zero or discard may also fail because another mount owns the disk (-EBUSY), or because this mount is read-only (-EROFS).
+ * zero or discard may also fail because another mount owns the disk (-EBUSY), or because this mount is read-only (-EROFS); and all that a filter
+ * asks by -EIO while another mount's change of the filters is being taken over: a client's request begins anew then, a thread of
+ * the filter's own tries again.
  * -ELOOP: upcalls are nested too deeply. -ESHUTDOWN: after detach has returned, or (for threads of the filter's own) once the
  * disk is being closed and DRAIN was told.
  */
@@ -330,7 +333,8 @@ static inline int vd_filter_flush(struct vd_filter_disk *disk)
 }
 
 /* The first byte at OFFSET or behind it that may be other than zero below: what lies before it is a hole, and reads as zeroes. -ENXIO: there
- * is none before the end of the disk; -errno as of a read. Waits (-EAGAIN). As lseek(2) with SEEK_DATA. */
+ * is none before the end of the disk; -errno as of a read. It looks past the filters below, for which holes must be zeroes, too. Waits
+ * (-EAGAIN). As lseek(2) with SEEK_DATA. */
 static inline int64_t vd_filter_next_data(struct vd_filter_disk *disk, uint64_t offset)
 {
     return disk->host->next_data(disk, offset);

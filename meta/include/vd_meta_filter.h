@@ -28,7 +28,7 @@ struct vd_filter_record {
     uint32_t filter_class;          /* 1 to 4, as enum vd_filter_class; 1 is nearest the guest */
     bool required;                  /* without it the disk refuses I/O */
     bool cloned;                    /* a clone of the disk gets it too */
-    uint64_t order;                 /* grows with each attach: order among those of one class */
+    uint64_t order; /* among those of one class; never again that of one which was detached */
     char config[VD_META_FILTER_CONFIG]; /* KEY=VALUE lines as the user gave them, each ended by a
                                            newline; "": none */
 };

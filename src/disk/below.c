@@ -165,11 +165,16 @@ static int below_enter(void *disk, unsigned *ret_ticket)
 static int below_leave(void *disk, unsigned ticket, bool has_read)
 {
     struct vd_disk *d = disk;
-    int r = has_read && vd__filters_are_others(d) ? -EIO : 0;
-    if (r < 0)
+    bool others = has_read ? vd__filters_are_others(d) : atomic_load(&d->filters_stale);
+    if (others)
         vd__filters_refresh_soon(d);
     vd__pause_leave(&d->requests, ticket);
-    return r;
+    return has_read && others ? -EIO : 0;
+}
+
+static bool below_others(void *disk)
+{
+    return vd__filters_are_others(disk);
 }
 
 /* A read that met other filters than the disk has by now, or whose filters read what did, begins anew (read.c). */
@@ -202,6 +207,7 @@ const struct vd_filter_below vd__below = {
     .queue = below_queue,
     .enter = below_enter,
     .leave = below_leave,
+    .others = below_others,
     .finish = below_finish,
 };
 

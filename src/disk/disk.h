@@ -253,6 +253,7 @@ struct vd_disk {
     atomic_bool filters_stale;    /* the records are others by now: no request goes on before they are looked at */
     bool filters_busy;            /* lock: mu; the chain is being replaced */
     bool refreshing;              /* lock: mu; refresh_job is under way */
+    bool refresh_holds;           /* lock: mu; and has a reference of its own */
     struct vd_list await_filters; /* lock: mu; struct vd_job: requests that hold no thread until then */
     struct vd_job refresh_job;
     atomic_bool filters_ended;    /* nothing of theirs goes on */

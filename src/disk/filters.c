@@ -18,11 +18,13 @@
 #include <sys/stat.h>
 
 #include <string.h>
+#include <time.h>
 
 #include "vd_crc.h"
 #include "vd_log.h"
 #include "vd_meta_filter.h"
 #include "vd_step.h"
+#include "vd_time.h"
 
 #define DRAIN_MS 10000u /* until what filters still hold is failed */
 #define FAILED_MS 5000u /* and until that has ended */
@@ -33,6 +35,7 @@ struct specs {
     struct vd_filter_spec *v;
     size_t n;
     uint32_t sum;
+    bool gone; /* the disk's metadata are: what the filters were is not known any more */
 };
 
 static void specs_clear(struct specs *s)
@@ -90,8 +93,9 @@ static int specs_read(struct vd_disk *d, struct specs *s, char why[VD_META_WHY])
 {
     vd_cleanup(vd_meta_close_p) struct vd_meta *m = NULL;
     int r = vd_meta_open(d->ds->config.meta, &d->uuid, VD_META_READ, &m, why);
+    s->gone = r == -ENOENT;
     if (r < 0)
-        return r == -ENOENT ? 0 : r;
+        return s->gone ? 0 : r;
     r = vd_meta_each_filter(m, add_record, s);
     if (r == -EUCLEAN)
         snprintf(why, VD_META_WHY, "%s", vd_meta_why(m));
@@ -259,10 +263,22 @@ static int are_still(struct vd_disk *d, const struct specs *s, char why[VD_META_
 {
     struct specs now = {0};
     int r = specs_read(d, &now, why);
+    if (r == 0 && now.gone)
+        r = -ENOENT;
     if (r == 0 && now.sum != s->sum)
         r = -EAGAIN;
     specs_clear(&now);
     return r;
+}
+
+/* The chain is that of records with SUM; who looked meanwhile may have seen others already. */
+static void set_sum(struct vd_disk *d, uint32_t sum)
+{
+    atomic_store(&d->filters_sum, sum);
+    if (atomic_load(&d->filters_seen) == sum)
+        atomic_store(&d->filters_stale, false);
+    if (atomic_load(&d->filters_seen) != sum)
+        atomic_store(&d->filters_stale, true);
 }
 
 /* From S to the disk's chain. FRESH: the one that a user attaches, with CHANGE. Else S are those that another mount has recorded;
@@ -293,19 +309,11 @@ static int replace(struct vd_disk *d, const struct specs *s, const char *fresh,
         c = NULL;
     }
     struct vd_chain *old = vd_filtered_publish(d->filtered, c);
+    if (!change) /* before the new ones are asked anything */
+        set_sum(d, s->sum);
     let_requests_go_on(d);
     vd_filtered_settle(d->filtered, old);
     return 0;
-}
-
-/* The chain is that of records with SUM; who looked meanwhile may have seen others already. */
-static void set_sum(struct vd_disk *d, uint32_t sum)
-{
-    atomic_store(&d->filters_sum, sum);
-    if (atomic_load(&d->filters_seen) == sum)
-        atomic_store(&d->filters_stale, false);
-    if (atomic_load(&d->filters_seen) != sum)
-        atomic_store(&d->filters_stale, true);
 }
 
 int vd__filters_refresh(struct vd_disk *d)
@@ -320,12 +328,12 @@ int vd__filters_refresh(struct vd_disk *d)
         do {
             specs_clear(&s);
             r = specs_read(d, &s, why);
+            if (r == 0 && s.gone)
+                r = -ENOENT;
             if (r == 0)
                 r = replace(d, &s, NULL, NULL, NULL, why);
         } while (r == -EAGAIN);
-        if (r == 0) {
-            set_sum(d, s.sum);
-        } else {
+        if (r < 0) {
             vd_log_error("%s: its filters, which another mount changed, cannot be had: %s", d->path,
                          why[0] ? why : strerror(-r));
         }
@@ -358,11 +366,29 @@ int vd__filters_attach(struct vd_disk *d)
     if (r == 0)
         r = vd_filtered_new(c->filters, &vd__below, d, &info, &d->filtered);
     struct vd_chain *chain = NULL;
-    if (r == 0 && s.n)
-        r = vd_filtered_prepare(d->filtered, s.v, s.n, NULL, &chain, why);
-    if (r == 0) {
-        atomic_store(&d->filters_seen, s.sum);
+    while (
+        r == 0 &&
+        s.n) { /* another mount may change them meanwhile; who attaches may see that as it reads */
         atomic_store(&d->filters_sum, s.sum);
+        atomic_store(&d->filters_seen, s.sum);
+        r = vd_filtered_prepare(d->filtered, s.v, s.n, NULL, &chain, why);
+        if (r < 0)
+            break;
+        r = vd__disk_is_anothers(d) ? are_still(d, &s, why) : 0;
+        if (r == 0)
+            break;
+        vd_filtered_discard(d->filtered, vd_steal_ptr(chain));
+        if (r != -EAGAIN)
+            break;
+        specs_clear(&s);
+        r = specs_read(d, &s, why);
+        if (r == 0)
+            r = look_at_mark(d, &s);
+    }
+    if (r == 0) {
+        if (!s.n)
+            atomic_store(&d->filters_seen, s.sum);
+        set_sum(d, s.sum);
         vd_filtered_publish(d->filtered, chain);
         vd_filtered_settle(d->filtered, NULL);
     } else {
@@ -505,6 +531,10 @@ static int attach(struct vd_disk *d, struct specs *s, struct vd_filter_spec *spe
         snprintf(why, VD_META_WHY, "it has a filter %s already; detach that first", spec->name);
         return -EEXIST;
     }
+    /* Another number than any before: others know by it that it is not the one that was detached. */
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    spec->order = (uint64_t)vd_timespec_ns(now);
     for (size_t i = 0; i < s->n; i++)
         spec->order = vd_max(spec->order, s->v[i].order + 1);
     int r = specs_add(s, spec);
@@ -599,6 +629,9 @@ int vd_disk_each_filter(struct vd_disk *d, bool status,
 
 int vd_disk_client_open(struct vd_disk *d, bool write, char ret_why[VD_META_WHY])
 {
+    ret_why[0] = '\0';
+    if (d->filtered && vd__disk_is_anothers(d)) /* it may have others by now */
+        (void)!vd__disk_follow(d, ret_why);
     ret_why[0] = '\0';
     int r = d->filtered ? vd__filters_refresh(d) : 0;
     if (r == 0 && d->filtered && vd_filtered_chain(d->filtered))

@@ -135,6 +135,7 @@ static void refresh_run(struct vd_job *job)
     vd_list_init(&waited);
     pthread_mutex_lock(&d->mu);
     d->refreshing = false;
+    bool held = d->refresh_holds;
     while (!vd_list_empty(&d->await_filters)) {
         struct vd_list *it = d->await_filters.next;
         vd_list_del(it);
@@ -150,27 +151,40 @@ static void refresh_run(struct vd_job *job)
         else
             vd_lane_queue(lane, one);
     }
+    if (held)
+        vd_disk_put(d);
 }
 
-/* JOB (NULL: none) is queued to the lane when the chain is the one of the records. */
-static void refresh_and_queue(struct vd_disk *d, struct vd_job *job)
+/* JOB (NULL: none) is queued to the lane when the chain is the one of the records. HOLDS: whoever asks has taken a reference for
+ * that. False: nothing is queued, and nothing begun that has the reference. */
+static bool refresh_and_queue(struct vd_disk *d, struct vd_job *job, bool holds)
 {
     pthread_mutex_lock(&d->mu);
-    bool first = !d->refreshing && !atomic_load(&d->filters_ended);
-    if (job)
+    bool ended = atomic_load(&d->filters_ended);
+    bool first = !d->refreshing && !ended;
+    if (job && !ended)
         vd_list_add_tail(&d->await_filters, &job->link);
     if (first) {
-        d->refreshing = true; /* the disk is there until that has run */
+        d->refreshing = true;
+        d->refresh_holds = holds;
         d->refresh_job = (struct vd_job){.run = refresh_run, .slow = true};
     }
     pthread_mutex_unlock(&d->mu);
     if (first)
         vd_lane_queue(d->ds->opener, &d->refresh_job);
+    return job ? !ended : first;
 }
 
+/* No client keeps the disk for it. Not where it is being detached: that would wait for the opener's threads, which may all be opens
+ * that wait for the detach. */
 void vd__filters_refresh_soon(struct vd_disk *d)
 {
-    refresh_and_queue(d, NULL);
+    pthread_mutex_lock(&d->ds->mu);
+    bool there = d->life == LIFE_ATTACHED;
+    d->refs += there;
+    pthread_mutex_unlock(&d->ds->mu);
+    if (there && !refresh_and_queue(d, NULL, true))
+        vd_disk_put(d);
 }
 
 /* IO comes here again when the chain is the one of the records. */
@@ -178,7 +192,8 @@ static void await_filters(struct vd_disk *d, struct io *io)
 {
     io->job.run = again;
     io->job.slow = true;
-    refresh_and_queue(d, &io->job);
+    if (!refresh_and_queue(d, &io->job, false))
+        end_later(io, -EIO);
 }
 
 static void again(struct vd_job *job)
@@ -198,7 +213,12 @@ static void again(struct vd_job *job)
         return;
     }
     if (!vd__pause_enter(&d->requests, &io->job, &ticket))
-        return; /* parked: comes here again */
+        return;                           /* parked: comes here again */
+    if (atomic_load(&d->filters_ended)) { /* the mount was torn down under it */
+        vd__pause_leave(&d->requests, ticket);
+        end_later(io, -EIO);
+        return;
+    }
     dispatch(d, &q, ticket);
     vd__disk_io_put(ds, io); /* its data have been copied, or written */
 }

@@ -106,9 +106,23 @@ static void end(struct vd_disks *ds, struct io *io)
     vd__disk_io_put(ds, io);
 }
 
+static void finish_job(struct vd_job *job)
+{
+    struct io *io = vd_container_of(job, struct io, job);
+    struct vd_disks *ds = io->d->ds;
+    io->in_lane = true;
+    finish(io, (ssize_t)io->len);
+    end(ds, io);
+}
+
 static void finish_and_end(struct io *io, ssize_t result)
 {
     struct vd_disks *ds = io->d->ds;
+    if (result > 0 && !io->in_lane && io->d->filtered && vd__disk_is_anothers(io->d)) {
+        vd__run_or_queue(
+            io, finish_job); /* it was shared when it was looked up: now the end may wait */
+        return;
+    }
     finish(io, result);
     end(ds, io);
 }

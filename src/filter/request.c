@@ -235,6 +235,8 @@ static void below_now(struct vd__io *io)
     case VD_FILTER_READ:
         rq->data = io->waiter->buf;
         rq->result = b->read_now(disk, rq->offset, rq->data, rq->length);
+        if (rq->result >= 0 && io->chain == vd_filtered_chain(io->f) && b->others(disk))
+            rq->result = -EIO; /* before a `done` sees it */
         break;
     case VD_FILTER_WRITE:
         rq->result = b->write_now(disk, rq->offset, rq->data, rq->length);

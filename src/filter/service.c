@@ -118,6 +118,9 @@ static void io_fn(void *arg)
     }
     if (s->frame && s->frame->inside) {
         s->result = all_below(s);
+        if (s->op == VD_FILTER_READ && s->result >= 0 && !atomic_load(&s->a->making) &&
+            f->below->others(f->disk))
+            s->result = -EIO; /* the client's request begins anew */
         return;
     }
     if (atomic_load(&f->ended)) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Filters before real disks: requests and filters' own threads that are under way when another mount changes the filters,
+ * Filters before real disks: requests, opens and filters' own threads that are under way when another mount changes the filters,
  * a filter that never lets go, the stamp of the content.
  */
 #include <fcntl.h>
@@ -9,6 +9,7 @@
 #include <semaphore.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -553,6 +554,354 @@ START_TEST(never_let_go)
 }
 END_TEST
 
+/* ---- changed while the disk is being attached ---- */
+
+static void *open_it(void *arg)
+{
+    return rig_open(arg, "d");
+}
+
+static void one_answered(void *user, ssize_t result, const void *data)
+{
+    atomic_fetch_add((atomic_int *)user, 1);
+}
+
+static void await_one(atomic_int *answered)
+{
+    for (int i = 0; !*answered && i < 10000; i++)
+        nap();
+    ck_assert_int_eq(*answered, 1);
+}
+
+/* What a filter has read as it was attached is what the guest wrote, and the disk serves. */
+START_TEST(changed_at_open)
+{
+    struct rig a, b;
+    pthread_t t;
+    void *opened;
+    atomic_int answered = 0;
+    struct vd_disk *db, *da = anothers(&a, &b, NULL, &db);
+    rig_close(&a, da);
+    ck_assert_int_eq(attach(&b, "d", "hook2", slow_to_attach), 0);
+    atomic_store(&held, false);
+    atomic_store(&hold, true);
+    pthread_create(&t, NULL, open_it, &a);
+    while (!atomic_load(&held))
+        nap();
+    ck_assert_int_eq(attach(&b, "d", "hook7", hook_inverting), 0);
+    ck_assert_int_eq(rig_write(db, 0, secret, sizeof(secret)), sizeof(secret));
+    atomic_store(&hold, false);
+    pthread_join(t, &opened);
+    da = opened;
+    ck_assert_int_eq(memcmp(at_attach, secret, sizeof(secret)), 0);
+    vd_disk_read(da, 0, 512, one_answered, &answered);
+    await_one(&answered);
+    rig_close(&b, db);
+    end_two(&a, &b, da);
+}
+END_TEST
+
+/* ---- a filter that keeps what it reads in a callback ---- */
+
+static char kept[4096];
+static atomic_bool has_kept;
+
+static int keeps_reads(const struct hook_args *a)
+{
+    if (a->call != HOOK_SUBMIT || a->rq->op != VD_FILTER_READ || a->rq->offset != HELD_OFF)
+        return 0;
+    if (!(a->rq->flags & VD_FILTER_MAY_WAIT))
+        return VD_FILTER_WAIT;
+    if (!has_kept) {
+        int64_t n = vd_filter_read(a->disk, kept, HELD_OFF, sizeof(kept));
+        if (n < 0)
+            return (int)n;
+        has_kept = true;
+    }
+    a->rq->data = vd_filter_alloc(a->disk, a->rq, a->rq->length);
+    memcpy(a->rq->data, kept, a->rq->length);
+    a->rq->result = (int64_t)a->rq->length;
+    return VD_FILTER_COMPLETE;
+}
+
+START_TEST(read_in_callback)
+{
+    struct rig a, b;
+    struct vd_disk *da = two_mounts(&a, &b, keeps_reads);
+    struct task one = {.d = da, .off = HELD_OFF};
+    pthread_t t;
+    has_kept = false;
+    atomic_store(&hold_backing, true);
+    atomic_store(&hold, true);
+    pthread_create(&t, NULL, run_task, &one);
+    while (!atomic_load(&held))
+        nap();
+    another_encrypts(&a, &b, da);
+    atomic_store(&hold, false);
+    pthread_join(t, NULL);
+    ck_assert_int_eq(one.result, sizeof(secret));
+    ck_assert_int_eq(memcmp(one.buf, secret, sizeof(secret)), 0);
+    end_two(&a, &b, da);
+}
+END_TEST
+
+/* ---- as many opens as there are threads for them wait for a detach, which waits for nothing that wants such a thread ---- */
+
+#define OPENS 256
+
+static int slow_to_close(const struct hook_args *a)
+{
+    while (a->call == HOOK_CLOSE && atomic_load(&hold))
+        nap();
+    return 0;
+}
+
+struct open_job {
+    struct vd_job job;
+    struct rig *r;
+    atomic_int *begun, *ended;
+};
+
+static void open_and_close(struct vd_job *job)
+{
+    struct open_job *j = vd_container_of(job, struct open_job, job);
+    struct vd_disk *d;
+    atomic_int *ended_count = j->ended;
+    atomic_fetch_add(j->begun, 1);
+    if (rig_try_open(j->r, "d", &d) == 0)
+        vd_disk_release(d);
+    atomic_fetch_add(ended_count, 1);
+}
+
+START_TEST(opens_wait_for_detach)
+{
+    static struct open_job jobs[OPENS];
+    static atomic_int begun, ended_count;
+    struct rig a, b;
+    char why[VD_META_WHY];
+    struct vd_disk *da = two_mounts(&a, &b, giving);
+    struct own_read o = {.disk = own};
+    rig_make(&a, "e", BYTES);
+    ck_assert_int_eq(attach(&a, "e", "hook0", slow_to_close), 0);
+    struct vd_disk *de = rig_open(&a, "e");
+    another_encrypts(&a, &b, da);
+    atomic_store(&hold, true);
+    for (int i = 0; i < 8; i++) { /* the threads that detach are busy */
+        struct vd_disk *d = rig_open(&a, "e");
+        ck_assert_int_eq(vd_disk_client_open(d, true, why), 0);
+        vd_disk_client_close(d, true);
+    }
+    vd_disk_release(da);
+    begun = ended_count = 0;
+    for (int i = 0; i < OPENS; i++) {
+        jobs[i] = (struct open_job){
+            .job.run = open_and_close, .r = &a, .begun = &begun, .ended = &ended_count};
+        vd_disks_run(a.disks, &jobs[i].job);
+    }
+    while (begun < OPENS)
+        nap();
+    read_by_own(&o);
+    atomic_store(&hold, false);
+    for (int i = 0; ended_count < OPENS && i < 20000; i++)
+        nap();
+    ck_assert_int_eq(ended_count, OPENS);
+    rig_close(&a, de);
+    rig_umount(&b);
+    rig_free(&a);
+}
+END_TEST
+
+/* ---- the mount ends while a filter holds a read of a disk whose filters are others by now ---- */
+
+static int holds_while_told(const struct hook_args *a)
+{
+    if (a->call != HOOK_SUBMIT || a->rq->op != VD_FILTER_READ || !atomic_load(&hold) ||
+        vd_filter_defer_for(a->disk, a->rq, UINT64_MAX) < 0)
+        return 0;
+    atomic_store(&held, true);
+    return VD_FILTER_DEFER;
+}
+
+START_TEST(ends_while_held)
+{
+    struct rig a, b;
+    atomic_int answered = 0;
+    struct vd_disk *db, *da = anothers(&a, &b, holds_while_told, &db);
+    atomic_store(&hold, true);
+    vd_disk_read(da, 0, 512, one_answered, &answered);
+    while (!atomic_load(&held))
+        nap();
+    atomic_store(&hold, false);
+    if (_i)
+        ck_assert_int_eq(attach(&b, "d", "hook7", hook_inverting), 0);
+    rig_umount(&a);
+    ck_assert_int_eq(answered, 1);
+    rig_close(&b, db);
+    rig_free(&b);
+}
+END_TEST
+
+/* ---- the disk is removed while the chain is being made anew: what its filters were is not known any more ---- */
+
+START_TEST(removed_meanwhile)
+{
+    struct rig a, b;
+    uint8_t buf[sizeof(secret)];
+    atomic_int answered = 0;
+    struct vd_disk *db, *da = anothers(&a, &b, hook_inverting, &db);
+    ck_assert_int_eq(rig_write(db, 0, secret, sizeof(secret)), sizeof(secret));
+    ck_assert_int_eq(attach(&b, "d", "hook2", slow_to_attach), 0);
+    atomic_store(&held, false);
+    atomic_store(&hold, true);
+    vd_disk_read(da, 0, 512, one_answered, &answered);
+    while (!atomic_load(&held))
+        nap();
+    ck_assert_int_eq(unlinkat(a.source_fd, "d", 0), 0);
+    rig_close(&b, db);
+    atomic_store(&hold, false);
+    await_one(&answered);
+    ssize_t n = rig_read(da, 0, buf, sizeof(buf));
+    ck_assert(n < 0 || memcmp(buf, secret, sizeof(buf)) == 0);
+    end_two(&a, &b, da);
+}
+END_TEST
+
+/* ---- who opens is asked of the filters that the disk has now ---- */
+
+static int refuses_open(const struct hook_args *a)
+{
+    return a->call == HOOK_OPEN ? -EACCES : 0;
+}
+
+START_TEST(open_is_asked)
+{
+    struct rig a, b;
+    char why[VD_META_WHY];
+    struct vd_disk *db, *da = anothers(&a, &b, passing, &db);
+    ck_assert_int_eq(attach(&b, "d", "hook7", refuses_open), 0);
+    ck_assert_int_eq(vd_disk_client_open(da, true, why), -EACCES);
+    rig_close(&b, db);
+    end_two(&a, &b, da);
+}
+END_TEST
+
+/* ---- detached, and attached again with the same text: another one, as with another key in the same file ---- */
+
+static atomic_int nattaches;
+
+static int counts_attaches(const struct hook_args *a)
+{
+    nattaches += a->call == HOOK_ATTACH;
+    return 0;
+}
+
+START_TEST(attached_again)
+{
+    struct rig a, b;
+    char why[VD_META_WHY], byte;
+    struct vd_disk *db, *da = anothers(&a, &b, counts_attaches, &db);
+    vd_cleanup_close int fd = openat(b.source_fd, "d", O_PATH | O_CLOEXEC);
+    ck_assert_int_eq(rig_read(da, 0, &byte, 1), 1);
+    nattaches = 0;
+    ck_assert_int_eq(vd_disks_filter_detach(b.disks, fd, "d", "hook0", why), 0);
+    ck_assert_int_eq(attach(&b, "d", "hook0", counts_attaches), 0);
+    ck_assert_int_eq(nattaches, 1);
+    ck_assert_int_eq(rig_read(da, 0, &byte, 1), 1);
+    ck_assert_int_eq(nattaches, 2);
+    rig_close(&b, db);
+    end_two(&a, &b, da);
+}
+END_TEST
+
+/* ---- start reads and writes, also where the chain was made for another mount's change ---- */
+
+static int64_t at_start_read, at_start_write;
+
+static int uses_at_start(const struct hook_args *a)
+{
+    char buf[16];
+    if (a->call != HOOK_START)
+        return 0;
+    at_start_read = vd_filter_read(a->disk, buf, 0, sizeof(buf));
+    at_start_write = vd_filter_write(a->disk, buf, 4096, sizeof(buf));
+    return 0;
+}
+
+START_TEST(at_start)
+{
+    struct rig a, b;
+    struct vd_disk_info info;
+    char why[VD_META_WHY], byte = 'x';
+    struct vd_disk *da = two_mounts(&a, &b, NULL);
+    vd_disk_get_info(da, &info);
+    ck_assert_int_eq(vd_disks_release_request(a.disks, &info.uuid, why), 0);
+    ck_assert_int_eq(attach(&b, "d", "hook2", uses_at_start), 0);
+    settled(&b, "d");
+    at_start_read = at_start_write = 0;
+    ck_assert_int_eq(rig_write(da, 65536, &byte, 1), 1);
+    ck_assert_int_eq(at_start_read, 16);
+    ck_assert_int_eq(at_start_write, 16);
+    end_two(&a, &b, da);
+}
+END_TEST
+
+/* A filter's thread that only writes: its disk gets the new filters, though no client asks for anything. */
+START_TEST(own_writes)
+{
+    struct rig a, b;
+    int64_t n = -1;
+    struct vd_disk *da = two_mounts(&a, &b, giving);
+    struct vd_filter_disk *mine = own;
+    another_encrypts(&a, &b, da);
+    for (int i = 0; n < 0 && i < 10000; i++) {
+        n = vd_filter_write(mine, secret, 0, sizeof(secret));
+        nap();
+    }
+    ck_assert_int_eq(n, sizeof(secret));
+    end_two(&a, &b, da);
+    ck_assert(!file_has(&a, secret, sizeof(secret)));
+}
+END_TEST
+
+/* ---- a filter below crypt that fails in a way which must not be taken for the end of the data ---- */
+
+static int no_such_address(const struct hook_args *a)
+{
+    return a->call == HOOK_SUBMIT && a->rq->op == VD_FILTER_READ ? -ENXIO : 0;
+}
+
+START_TEST(crypt_above)
+{
+    struct rig r;
+    char why[VD_META_WHY] = "", dir[128], path[160], config[180];
+    uint8_t key[64];
+    for (unsigned i = 0; i < sizeof(key); i++)
+        key[i] = (uint8_t)(i * 7);
+    rig_init(&r);
+    snprintf(dir, sizeof(dir), "%s/filters", r.dir);
+    ck_assert_int_eq(mkdir(dir, 0700), 0);
+    snprintf(path, sizeof(path), "%s/hook9.so", dir);
+    ck_assert_int_eq(symlink(TEST_FILTERS "/hook9.so", path), 0);
+    snprintf(path, sizeof(path), "%s/crypt.so", dir);
+    ck_assert_int_eq(symlink(SHIPPED_FILTERS "/crypt.so", path), 0);
+    snprintf(path, sizeof(path), "%s/key", dir);
+    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    ck_assert_int_eq(write(fd, key, sizeof(key)), sizeof(key));
+    close(fd);
+    r.filter_dir = dir;
+    rig_mount(&r);
+    rig_make(&r, "d", BYTES);
+    struct vd_disk *d = rig_open(&r, "d");
+    ck_assert_int_eq(rig_write(d, 4096, secret, sizeof(secret)), sizeof(secret));
+    ck_assert_int_eq(attach(&r, "d", "hook9", no_such_address), 0);
+    snprintf(config, sizeof(config), "key-file=%s\n", path);
+    vd_cleanup_close int disk = openat(r.source_fd, "d", O_PATH | O_CLOEXEC);
+    ck_assert_int_eq(vd_disks_filter_attach(r.disks, disk, "d", "crypt", config, why), -EIO);
+    rig_close(&r, d);
+    rig_free(&r);
+}
+END_TEST
+
 /* ---- the stamp of the content ---- */
 
 static uint64_t stamp;
@@ -668,7 +1017,17 @@ void add_filters_others_tests(Suite *s)
     tcase_add_test(t, write_under_way);
     tcase_add_loop_test(t, read_under_way, 0, PLACES);
     tcase_add_loop_test(t, own_thread, 0, 2);
+    tcase_add_test(t, own_writes);
+    tcase_add_test(t, read_in_callback);
+    tcase_add_test(t, changed_at_open);
     tcase_add_test(t, changed_twice);
+    tcase_add_test(t, attached_again);
+    tcase_add_test(t, at_start);
+    tcase_add_test(t, open_is_asked);
+    tcase_add_test(t, removed_meanwhile);
+    tcase_add_test(t, opens_wait_for_detach);
+    tcase_add_loop_test(t, ends_while_held, 0, 2);
+    tcase_add_test(t, crypt_above);
     tcase_add_test(t, comes_meanwhile);
     tcase_add_test(t, let_go_at_attach);
     tcase_add_test(t, many_wait);

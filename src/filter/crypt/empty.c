@@ -17,7 +17,7 @@ int crypt_disk_is_empty(struct vd_filter_disk *disk)
     while (at >= 0) {
         int64_t n = vd_filter_read(disk, buf, (uint64_t)at, CHUNK);
         if (n < 0)
-            at = n;
+            at = n == -ENXIO ? -EIO : n; /* that means the end to the loop */
         else if (n == 0)
             at = -ENXIO;
         else if (!xts_is_hole(buf, (size_t)n))

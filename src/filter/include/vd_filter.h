@@ -110,6 +110,8 @@ struct vd_filter_below {
      * leave: -EIO if what it HAS_READ is not to be believed: another mount has changed the filters meanwhile. */
     int (*enter)(void *disk, unsigned *ret_ticket);
     int (*leave)(void *disk, unsigned ticket, bool has_read);
+    /* Has another mount changed the filters since the chain was made? Then what was just read is not to be believed. Blocks. */
+    bool (*others)(void *disk);
     /* Request S (but for its data) has ended: lets its ticket go, then calls its `done`; or does S again. */
     void (*finish)(void *disk, const struct vd_filter_submit *s, ssize_t result, const void *data);
 };

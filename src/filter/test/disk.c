@@ -170,6 +170,11 @@ static int below_leave(void *disk, unsigned ticket, bool has_read)
     return 0;
 }
 
+static bool below_others(void *disk)
+{
+    return false;
+}
+
 static void below_finish(void *disk, const struct vd_filter_submit *s, ssize_t result,
                          const void *data)
 {
@@ -193,6 +198,7 @@ static const struct vd_filter_below below = {
     .queue = below_queue,
     .enter = below_enter,
     .leave = below_leave,
+    .others = below_others,
     .finish = below_finish,
 };
 
