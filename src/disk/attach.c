@@ -309,6 +309,7 @@ void vd__disk_detach(struct vd_disk *d)
     vd__filters_detach(d); /* while it can be read and written */
     vd__keep_stop(d);
     vd_lane_close(vd_steal_ptr(d->lane));
+    vd__filters_free(d); /* a request that came too late has looked at them until then */
     struct stat st;
     int r = vd_backing_stat(d->backing, &st);
     if (vd_id_is_zero(&d->uuid))
@@ -336,6 +337,7 @@ void vd__disk_free(struct vd_disk *d)
 {
     vd__filters_detach(d);
     vd_lane_close(d->lane);
+    vd__filters_free(d);
     vd__disk_let_go(d);
     pthread_mutex_destroy(&d->mu);
     pthread_mutex_destroy(&d->own_mu);

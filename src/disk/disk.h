@@ -440,6 +440,7 @@ struct io *vd__request_keep(struct vd_disk *d, const struct request *q);
 int vd__filters_attach(struct vd_disk *d);
 /* At the detach, with d->lane open. */
 void vd__filters_detach(struct vd_disk *d);
+void vd__filters_free(struct vd_disk *d); /* behind that, when the lane is closed */
 /* The mount ends: what filters hold is let go, and nothing is held any more. */
 void vd__filters_drain(struct vd_disk *d);
 /* The records in session M: are they those of the chain? Else the chain is stale. */

@@ -401,7 +401,7 @@ int vd__filters_attach(struct vd_disk *d)
 
 void vd__filters_detach(struct vd_disk *d)
 {
-    if (d->filtered) {
+    if (d->filtered && !atomic_load(&d->filters_ended)) {
         /* Clients' requests have ended; threads of filters find the end of theirs. */
         pthread_mutex_lock(&d->mu);
         atomic_store(&d->filters_ended, true);
@@ -421,6 +421,10 @@ void vd__filters_detach(struct vd_disk *d)
         vd__pause_go_on(&d->requests, d->lane);
         vd_filtered_end(d->filtered, d->locked == VD_LOCK_EXCLUSIVE && !atomic_load(&d->gone));
     }
+}
+
+void vd__filters_free(struct vd_disk *d)
+{
     vd_filtered_free(vd_steal_ptr(d->filtered));
     vd_lane_close(vd_steal_ptr(d->upcalls));
 }

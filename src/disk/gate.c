@@ -242,16 +242,19 @@ static void later(struct vd_disk *d, const struct request *q)
 
 void vd__disk_again(struct vd_disk *d, const struct request *q, unsigned ticket)
 {
-    struct io *io = vd__request_keep(d, q);
-    vd__pause_leave(&d->requests, ticket);
+    bool ended = atomic_load(&d->filters_ended);
+    struct io *io = ended ? NULL : vd__request_keep(d, q);
     if (!io) {
         count(d, C_ERRORS, 1);
-        q->done(q->user, -ENOMEM, NULL);
+        vd__disk_answer(d, ticket, q->done, q->user, ended ? -EIO : -ENOMEM, NULL);
         return;
     }
     io->job.run = again;
     io->job.slow = true;
-    vd_lane_queue(d->lane, &io->job);
+    vd_lane_queue(
+        d->lane,
+        &io->job); /* before the ticket goes: the lane is there until then, and ends with no job left */
+    vd__pause_leave(&d->requests, ticket);
 }
 
 static void enter(struct vd_disk *d, const struct request *q)
