@@ -8,10 +8,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-#include "hook.h"
-#include "rig.h"
-
-#define BYTES (2u << 20)
+#include "filters_rig.h"
 
 /* ---- two filters, played here ---- */
 
@@ -33,17 +30,6 @@ static int counting(const struct hook_args *a)
     return 0;
 }
 
-static int attach(struct rig *r, const char *disk, const char *name, hook_fn *fn)
-{
-    char config[64], why[VD_META_WHY] = "";
-    vd_cleanup_close int fd = openat(r->source_fd, disk, O_PATH | O_CLOEXEC);
-    snprintf(config, sizeof(config), "hook=%llu\n", (unsigned long long)(uintptr_t)fn);
-    int e = vd_disks_filter_attach(r->disks, fd, disk, name, config, why);
-    if (e < 0 && e != -EEXIST)
-        fprintf(stderr, "%s\n", why);
-    return e;
-}
-
 static int detach(struct rig *r, const char *disk, const char *name)
 {
     char why[VD_META_WHY];
@@ -63,9 +49,7 @@ static void begin(struct rig *r)
 
 /* ---- plain bytes are above only ---- */
 
-static const char secret[] = "this is what the guest wrote, and nobody below may see it";
-
-static bool file_has(const struct rig *r, const char *name)
+static bool folder_has(const struct rig *r, const char *name)
 {
     char path[160];
     snprintf(path, sizeof(path), "%s/%s", r->dir, name);
@@ -96,7 +80,7 @@ START_TEST(nothing_plain_below)
         ck_assert_int_eq(rig_write(d, off, secret, sizeof(secret)), sizeof(secret));
     expect_secret(d, 0);
     rig_close(&r, d);
-    ck_assert(!file_has(&r, "source/d"));
+    ck_assert(!folder_has(&r, "source/d"));
     /* a cold cache: what is read is admitted as it lies in the image */
     rig_umount(&r);
     r.cache_name = "other";
@@ -109,8 +93,8 @@ START_TEST(nothing_plain_below)
     ck_assert_uint_ge(s.hits, BYTES / (64 * 1024 + 512));
     rig_close(&r, d);
     rig_umount(&r);
-    ck_assert(!file_has(&r, "other/data"));
-    ck_assert(!file_has(&r, "cache/data"));
+    ck_assert(!folder_has(&r, "other/data"));
+    ck_assert(!folder_has(&r, "cache/data"));
     r.cache_name = "cache";
     rig_mount(&r);
     rig_free(&r);
@@ -209,7 +193,7 @@ START_TEST(other_mount)
     /* a's first write after b has let go meets the filter, too */
     ck_assert_int_eq(rig_write(da, 8192, secret, sizeof(secret)), sizeof(secret));
     rig_close(&a, da);
-    ck_assert(!file_has(&a, "source/d"));
+    ck_assert(!folder_has(&a, "source/d"));
     ck_assert_int_eq(detach(&b, "d", "hook7"), 0);
     da = rig_open(&a, "d");
     ck_assert_int_eq(rig_read(da, 0, buf, sizeof(buf)), sizeof(buf));

@@ -15,6 +15,7 @@ int main(void)
     add_stale_tests(s);
     add_race_tests(s);
     add_filters_others_tests(s);
+    add_filters_life_tests(s);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);
     int failed = srunner_ntests_failed(r);

@@ -59,6 +59,7 @@ void add_history_tests(Suite *s);
 void add_layers_tests(Suite *s);
 void add_model_tests(Suite *s);
 void add_race_tests(Suite *s);
+void add_filters_life_tests(Suite *s);
 void add_filters_others_tests(Suite *s);
 void add_size_tests(Suite *s);
 void add_stale_tests(Suite *s);
