@@ -123,12 +123,18 @@ int vd__filters_look(struct vd_disk *d, struct vd_meta *m)
     return 0;
 }
 
-bool vd__filters_are_others(struct vd_disk *d)
+static __attribute__((noinline)) int follow(struct vd_disk *d)
 {
     char why[VD_META_WHY] = "";
+    return vd__disk_follow(d, why);
+}
+
+/* On the way of every read: the room for a sentence is not cleared where there is none. */
+bool vd__filters_are_others(struct vd_disk *d)
+{
     if (!d->filtered)
         return false;
-    if (vd__disk_is_anothers(d) && vd__disk_follow(d, why) < 0)
+    if (vd__disk_is_anothers(d) && follow(d) < 0)
         return true;
     return atomic_load_explicit(&d->filters_stale, memory_order_acquire);
 }
