@@ -56,7 +56,7 @@ test)
     suite "unit" "$build" --suite unit
     suite "mount, guest, faults" "$build" --suite mount
     suite "upcalls and filters under valgrind" "$build" --suite valgrind \
-        --wrapper "valgrind -q --error-exitcode=9 --suppressions=$top/test/lib/valgrind.supp"
+        --wrapper "valgrind -q --fair-sched=try --error-exitcode=9 --suppressions=$top/test/lib/valgrind.supp"
     # clang here, so that both compilers' warnings are errors somewhere
     if sanitized asan clang -Db_sanitize=address,undefined -Db_lundef=false -Dbench=true; then
         suite "unit under ASan and UBSan" "$build-asan" --suite unit

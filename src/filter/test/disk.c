@@ -3,6 +3,7 @@
 
 #include <semaphore.h>
 #include <string.h>
+#include <time.h>
 
 static ssize_t mem_read(void *disk, uint64_t off, void *buf, size_t len)
 {
@@ -147,9 +148,15 @@ static void below_queue(void *disk, struct vd_job *job)
     vd_lane_queue(d->lane, job);
 }
 
-/* A lock is a thread's, a ticket is not: the tickets are counted. */
+/* A lock is a thread's, a ticket is not: the tickets are counted. Who waits sleeps: valgrind runs one thread at a time, and one that only
+ * yields may get its turn again and again. */
 static atomic_uint inside;
 static atomic_bool shut;
+
+static void nap(void)
+{
+    nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
+}
 
 static int below_enter(void *disk, unsigned *ret_ticket)
 {
@@ -158,7 +165,7 @@ static int below_enter(void *disk, unsigned *ret_ticket)
         if (!atomic_load(&shut))
             break;
         atomic_fetch_sub(&inside, 1);
-        sched_yield();
+        nap();
     }
     *ret_ticket = 1;
     return 0;
@@ -260,7 +267,7 @@ int disk_replace(struct test_disk *d, const char *fresh, char why[VD_FILTER_WHY]
     atomic_store(&shut, true);
     vd_filtered_drain(d->f, true);
     while (atomic_load(&inside))
-        sched_yield();
+        nap();
     r = vd_filtered_ready(c, fresh, why);
     struct vd_chain *old = r == 0 ? vd_filtered_publish(d->f, c) : NULL;
     vd_filtered_drain(d->f, false);
