@@ -29,9 +29,14 @@ come_and_go() {
     vdisk filter attach "$A" "$@" && vdisk filter detach "$A" "$1"
 }
 
+# a snapshot may come between its steps, more than once
+explain() {
+    vdisk --json explain "$A" 1M 2>"$T/explain" || grep 'try again' "$T/explain"
+}
+
 look() {
     vdisk --filter-dir="$FILTERS" --json filter ls "$A" | jq -e '[.filters[] | .state == "active"] | all' &&
-        vdisk --json info "$A" && { vdisk --json explain "$A" 1M || vdisk --json explain "$A" 1M 2>&1 | grep 'try again'; }
+        vdisk --json info "$A" && explain
 }
 
 open_and_read() {
