@@ -165,8 +165,7 @@ START_TEST(changed_twice)
     ck_assert_int_eq(attach(&b, "d", "hook7", hook_inverting), 0);
     ck_assert_int_eq(rig_write(db, 0, secret, sizeof(secret)), sizeof(secret));
     pthread_create(&t2, NULL, run_task, &two); /* has seen that, and waits for the other */
-    for (int i = 0; i < 200; i++)
-        nap();
+    await_asleep(&two);
     atomic_store(&hold, false);
     pthread_join(t1, NULL);
     pthread_join(t2, NULL);
@@ -207,8 +206,7 @@ START_TEST(comes_meanwhile)
     while (!atomic_load(&held))
         nap();
     pthread_create(&t2, NULL, run_task, &two);
-    for (int i = 0; i < 200; i++)
-        nap();
+    await_asleep(&two);
     atomic_store(&hold, false);
     pthread_join(t1, NULL);
     pthread_join(t2, NULL);
@@ -282,8 +280,8 @@ START_TEST(many_block)
         tasks[i] = (struct task){.d = da, .off = 65536 + (uint64_t)i * 4096};
         pthread_create(&many[i], NULL, run_task, &tasks[i]);
     }
-    for (int i = 0; i < 500; i++) /* not a condition: they have nothing to show */
-        nap();
+    for (int i = 0; i < READERS; i++)
+        await_asleep(&tasks[i]);
     atomic_store(&hold, false);
     pthread_join(t, NULL);
     unsigned failed = one.result < 0;

@@ -68,12 +68,30 @@ int passing(const struct hook_args *a)
 void *run_task(void *arg)
 {
     struct task *t = arg;
+    atomic_store(&t->tid, (int)gettid());
     if (t->write)
         memcpy(t->buf, secret, sizeof(secret));
     t->result = t->flush   ? rig_flush(t->d)
                 : t->write ? rig_write(t->d, t->off, t->buf, sizeof(t->buf))
                            : rig_read(t->d, t->off, t->buf, sizeof(t->buf));
     return NULL;
+}
+
+static bool sleeps(int tid)
+{
+    char path[64], line[256] = "";
+    snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid);
+    vd_cleanup_fclose FILE *f = fopen(path, "re");
+    const char *state = f && fgets(line, sizeof(line), f) ? strrchr(line, ')') : NULL;
+    return state && state[1] && state[2] == 'S';
+}
+
+void await_asleep(struct task *t)
+{
+    for (int i = 0; !t->tid || !sleeps(t->tid); i++) {
+        ck_assert_msg(i < 10000, "thread %d does not sleep", t->tid);
+        nap();
+    }
 }
 
 enum vd_owner_state state_of(struct vd_disk *d)

@@ -31,8 +31,11 @@ struct task {
     bool write, flush;
     char buf[sizeof(secret)];
     ssize_t result;
+    atomic_int tid; /* of the thread that runs it; 0: not begun */
 };
 void *run_task(void *task);
+/* Waits until the task has asked, and its thread sleeps until it is answered. */
+void await_asleep(struct task *task);
 enum vd_owner_state state_of(struct vd_disk *d);
 
 /* Hooks. blocking: holds what begins at HELD_OFF, and flushes, on a thread that may wait; slow_to_attach: where it is found in the
