@@ -12,7 +12,7 @@
  *
  * One change of a chain at a time a disk (filters_busy); no lock is held over an upcall.
  */
-#include "disk.h"
+#include "filter_specs.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -20,7 +20,6 @@
 #include <string.h>
 #include <time.h>
 
-#include "vd_crc.h"
 #include "vd_log.h"
 #include "vd_meta_filter.h"
 #include "vd_step.h"
@@ -28,100 +27,6 @@
 
 #define DRAIN_MS 10000u /* until what filters still hold is failed */
 #define FAILED_MS 5000u /* and until that has ended */
-
-/* ---- records ---- */
-
-struct specs {
-    struct vd_filter_spec *v;
-    size_t n;
-    uint32_t sum;
-    bool gone; /* the disk's metadata are: what the filters were is not known any more */
-};
-
-static void specs_clear(struct specs *s)
-{
-    free(s->v);
-    *s = (struct specs){0};
-}
-
-static int specs_add(struct specs *s, const struct vd_filter_spec *spec)
-{
-    struct vd_filter_spec *v = realloc(s->v, (s->n + 1) * sizeof(*v));
-    if (!v)
-        return -ENOMEM;
-    s->v = v;
-    s->v[s->n++] = *spec;
-    return 0;
-}
-
-static void record_of(const struct vd_filter_spec *s, struct vd_filter_record *ret_r)
-{
-    *ret_r = (struct vd_filter_record){
-        .filter_class = s->filter_class,
-        .required = s->required,
-        .cloned = s->cloned,
-        .order = s->order,
-    };
-    snprintf(ret_r->name, sizeof(ret_r->name), "%s", s->name);
-    snprintf(ret_r->config, sizeof(ret_r->config), "%s", s->config);
-}
-
-static uint32_t sum_of(const struct vd_filter_record *r, uint32_t sum)
-{
-    sum = vd_crc32c(sum, r->name, strlen(r->name) + 1);
-    sum = vd_crc32c(sum, &r->order, sizeof(r->order));
-    sum = vd_crc32c(sum, &r->required, sizeof(r->required));
-    return vd_crc32c(sum, r->config, strlen(r->config) + 1);
-}
-
-static int add_record(void *user, const struct vd_filter_record *r)
-{
-    struct specs *s = user;
-    struct vd_filter_spec spec = {
-        .filter_class = r->filter_class,
-        .required = r->required,
-        .cloned = r->cloned,
-        .order = r->order,
-    };
-    snprintf(spec.name, sizeof(spec.name), "%s", r->name);
-    snprintf(spec.config, sizeof(spec.config), "%s", r->config);
-    s->sum = sum_of(r, s->sum);
-    return specs_add(s, &spec);
-}
-
-static int specs_read(struct vd_disk *d, struct specs *s, char why[VD_META_WHY])
-{
-    vd_cleanup(vd_meta_close_p) struct vd_meta *m = NULL;
-    int r = vd_meta_open(d->ds->config.meta, &d->uuid, VD_META_READ, &m, why);
-    s->gone = r == -ENOENT;
-    if (r < 0)
-        return s->gone ? 0 : r;
-    r = vd_meta_each_filter(m, add_record, s);
-    if (r == -EUCLEAN)
-        snprintf(why, VD_META_WHY, "%s", vd_meta_why(m));
-    return r;
-}
-
-static int add_sum(void *user, const struct vd_filter_record *r)
-{
-    uint32_t *sum = user;
-    *sum = sum_of(r, *sum);
-    return 0;
-}
-
-int vd__filters_look(struct vd_disk *d, struct vd_meta *m)
-{
-    uint32_t sum = 0;
-    if (!d->filtered)
-        return 0;
-    int r = vd_meta_each_filter(m, add_sum, &sum);
-    if (r < 0)
-        return r;
-    atomic_store(&d->filters_seen, sum);
-    if (sum != atomic_load(&d->filters_sum))
-        atomic_store(&d->filters_stale, true);
-    return 0;
-}
 
 static __attribute__((noinline)) int follow(struct vd_disk *d)
 {
@@ -208,72 +113,16 @@ static int commit(struct vd_disk *d, record_change *change, const struct vd_filt
     return r;
 }
 
-/* ---- the mark on the disk's file ---- */
-
-static bool any_required(const struct specs *s)
-{
-    for (size_t i = 0; i < s->n; i++)
-        if (s->v[i].required)
-            return true;
-    return false;
-}
-
-/* Before a record of a required filter comes or goes. */
-static int mark_changing(struct vd_disk *d, const struct vd_filter_spec *spec,
-                         char why[VD_META_WHY])
-{
-    if (!spec->required)
-        return 0;
-    int r = vd_filter_mark_set(d->backing->fd, VD_FILTER_MARK_CHANGING);
-    if (r == 0 && fsync(d->backing->fd) < 0)
-        r = -errno;
-    if (r < 0)
-        snprintf(why, VD_META_WHY,
-                 "its file cannot be marked as one that must not be read without filter %s: %s",
-                 spec->name, strerror(-r));
-    vd_step("filter-marked");
-    return r;
-}
-
-/* After it: S are the disk's filters now. CHANGING is as safe, but where the metadata are lost. */
-static void mark_settled(struct vd_disk *d, const struct vd_filter_spec *spec,
-                         const struct specs *s)
-{
-    if (!spec->required)
-        return;
-    int r = vd_filter_mark_set(d->backing->fd,
-                               any_required(s) ? VD_FILTER_MARK_REQUIRED : VD_FILTER_MARK_NONE);
-    if (r == 0 && fsync(d->backing->fd) < 0)
-        r = -errno;
-    if (r < 0)
-        vd_log_warning("%s: its attribute " VD_META_XATTR_FILTERED " cannot be changed: %s",
-                       d->path, strerror(-r));
-}
-
-/* May it be served with S? NULL: its metadata cannot be used. */
-static int look_at_mark(struct vd_disk *d, const struct specs *s)
-{
-    enum vd_filter_mark mark;
-    int r = vd_filter_mark_get(d->backing->fd, &mark);
-    if (r < 0 || mark == VD_FILTER_MARK_NONE || (s && any_required(s)) ||
-        (s && mark == VD_FILTER_MARK_CHANGING))
-        return r;
-    vd_log_error("%s: refused: it must not be read without a filter that its metadata %s; restore "
-                 "them, or run `vdisk adopt PATH --as-plain` to take its bytes as they are",
-                 d->path, s ? "do not have" : "would have, which cannot be used");
-    return -EUCLEAN;
-}
-
 /* What the new filters read as they were attached is theirs only if the records are still those. */
 static int are_still(struct vd_disk *d, const struct specs *s, char why[VD_META_WHY])
 {
     struct specs now = {0};
-    int r = specs_read(d, &now, why);
+    int r = vd__specs_read(d, &now, why);
     if (r == 0 && now.gone)
         r = -ENOENT;
     if (r == 0 && now.sum != s->sum)
         r = -EAGAIN;
-    specs_clear(&now);
+    vd__specs_clear(&now);
     return r;
 }
 
@@ -332,8 +181,8 @@ int vd__filters_refresh(struct vd_disk *d)
     int r = 0;
     if (atomic_load(&d->filters_stale)) {
         do {
-            specs_clear(&s);
-            r = specs_read(d, &s, why);
+            vd__specs_clear(&s);
+            r = vd__specs_read(d, &s, why);
             if (r == 0 && s.gone)
                 r = -ENOENT;
             if (r == 0)
@@ -345,7 +194,7 @@ int vd__filters_refresh(struct vd_disk *d)
         }
     }
     end(d);
-    specs_clear(&s);
+    vd__specs_clear(&s);
     return r < 0 ? -EIO : 0;
 }
 
@@ -359,12 +208,12 @@ int vd__filters_attach(struct vd_disk *d)
     struct specs s = {0};
     char why[VD_META_WHY] = "";
     if (!c->filters || vd_id_is_zero(&d->uuid))
-        return look_at_mark(d, NULL);
+        return vd__mark_look(d, NULL);
     snprintf(info.name, sizeof(info.name), "%s", d->path);
     vd_id_hex(&d->uuid, info.uuid);
-    int r = specs_read(d, &s, why);
-    if (r == 0 && (r = look_at_mark(d, &s)) < 0) {
-        specs_clear(&s);
+    int r = vd__specs_read(d, &s, why);
+    if (r == 0 && (r = vd__mark_look(d, &s)) < 0) {
+        vd__specs_clear(&s);
         return r;
     }
     if (r == 0)
@@ -386,10 +235,10 @@ int vd__filters_attach(struct vd_disk *d)
         vd_filtered_discard(d->filtered, vd_steal_ptr(chain));
         if (r != -EAGAIN)
             break;
-        specs_clear(&s);
-        r = specs_read(d, &s, why);
+        vd__specs_clear(&s);
+        r = vd__specs_read(d, &s, why);
         if (r == 0)
-            r = look_at_mark(d, &s);
+            r = vd__mark_look(d, &s);
     }
     if (r == 0) {
         if (!s.n)
@@ -401,7 +250,7 @@ int vd__filters_attach(struct vd_disk *d)
         vd_log_error("%s: refused: its filters cannot be had: %s", d->path,
                      why[0] ? why : strerror(-r));
     }
-    specs_clear(&s);
+    vd__specs_clear(&s);
     return r;
 }
 
@@ -473,7 +322,7 @@ static int take(struct vd_disks *ds, int path_fd, const char *path, struct vd_di
         return r;
     }
     begin(d);
-    r = specs_read(d, ret_s, why);
+    r = vd__specs_read(d, ret_s, why);
     if (r < 0) {
         end(d);
         vd_disk_release(d);
@@ -485,23 +334,15 @@ static int take(struct vd_disks *ds, int path_fd, const char *path, struct vd_di
 
 static void let_go(struct vd_disk *d, struct specs *s)
 {
-    specs_clear(s);
+    vd__specs_clear(s);
     end(d);
     vd_disk_release(d);
-}
-
-static size_t find(const struct specs *s, const char *name)
-{
-    size_t i = 0;
-    while (i < s->n && strcmp(s->v[i].name, name) != 0)
-        i++;
-    return i;
 }
 
 static int put_record(struct vd_meta *m, const struct vd_filter_spec *spec)
 {
     struct vd_filter_record rec;
-    record_of(spec, &rec);
+    vd__spec_record(spec, &rec);
     return vd_meta_put_filter(m, &rec);
 }
 
@@ -512,32 +353,10 @@ static int del_record(struct vd_meta *m, const struct vd_filter_spec *spec)
     return r == -ENOENT ? 0 : r;
 }
 
-static uint32_t sum_specs(const struct specs *s)
-{
-    struct vd_filter_record rec;
-    uint32_t sum = 0;
-    /* in the order in which records are read: the library sorts them */
-    for (size_t i = 0; i < s->n; i++) {
-        record_of(&s->v[i], &rec);
-        sum = sum_of(&rec, sum);
-    }
-    return sum;
-}
-
-static int by_place(const void *x, const void *y)
-{
-    const struct vd_filter_spec *a = x, *b = y;
-    if (a->filter_class != b->filter_class)
-        return a->filter_class < b->filter_class ? -1 : 1;
-    if (a->order != b->order)
-        return a->order < b->order ? -1 : 1;
-    return strcmp(a->name, b->name);
-}
-
 static int attach(struct vd_disk *d, struct specs *s, struct vd_filter_spec *spec,
                   char why[VD_META_WHY])
 {
-    if (find(s, spec->name) < s->n) {
+    if (vd__specs_find(s, spec->name) < s->n) {
         snprintf(why, VD_META_WHY, "it has a filter %s already; detach that first", spec->name);
         return -EEXIST;
     }
@@ -547,26 +366,26 @@ static int attach(struct vd_disk *d, struct specs *s, struct vd_filter_spec *spe
     spec->order = (uint64_t)vd_timespec_ns(now);
     for (size_t i = 0; i < s->n; i++)
         spec->order = vd_max(spec->order, s->v[i].order + 1);
-    int r = specs_add(s, spec);
+    int r = vd__specs_add(s, spec);
     if (r == 0)
         r = commit(d, del_record, spec, why);
     if (r == 0)
-        r = mark_changing(d, spec, why);
+        r = vd__mark_changing(d, spec, why);
     if (r == 0)
         r = replace(d, s, spec->name, put_record, spec, why);
     if (r < 0 && r != -EROFS) { /* what it has put while it was asked */
         int undone = commit(d, del_record, spec, (char[VD_META_WHY]){0});
-        if (s->n && find(s, spec->name) == s->n - 1)
+        if (s->n && vd__specs_find(s, spec->name) == s->n - 1)
             s->n--;
         if (undone == 0)
-            mark_settled(d, spec, s);
+            vd__mark_settled(d, spec, s);
     }
     if (r == 0)
-        mark_settled(d, spec, s);
+        vd__mark_settled(d, spec, s);
     if (r == 0) {
-        qsort(s->v, s->n, sizeof(*s->v), by_place);
-        atomic_store(&d->filters_seen, sum_specs(s));
-        atomic_store(&d->filters_sum, sum_specs(s));
+        vd__specs_sort(s);
+        atomic_store(&d->filters_seen, vd__specs_sum(s));
+        atomic_store(&d->filters_sum, vd__specs_sum(s));
     }
     return r;
 }
@@ -607,7 +426,7 @@ int vd_disks_filter_detach(struct vd_disks *ds, int path_fd, const char *path, c
     int r = take(ds, path_fd, path, &d, &s, ret_why);
     if (r < 0)
         return r;
-    size_t i = find(&s, name);
+    size_t i = vd__specs_find(&s, name);
     if (i == s.n) {
         snprintf(ret_why, VD_META_WHY, "it has no filter %.40s", name);
         r = -ENOENT;
@@ -615,12 +434,12 @@ int vd_disks_filter_detach(struct vd_disks *ds, int path_fd, const char *path, c
         struct vd_filter_spec spec = s.v[i];
         memmove(&s.v[i], &s.v[i + 1], (s.n - i - 1) * sizeof(*s.v));
         s.n--;
-        r = mark_changing(d, &spec, ret_why);
+        r = vd__mark_changing(d, &spec, ret_why);
         if (r == 0)
             r = replace(d, &s, NULL, del_record, &spec, ret_why);
         if (r == 0) {
-            mark_settled(d, &spec, &s);
-            uint32_t sum = sum_specs(&s);
+            vd__mark_settled(d, &spec, &s);
+            uint32_t sum = vd__specs_sum(&s);
             atomic_store(&d->filters_seen, sum);
             atomic_store(&d->filters_sum, sum);
         }
